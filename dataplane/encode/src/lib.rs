@@ -1,0 +1,2 @@
+//! HDE: page encoding and decoding, pure.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Source and target jobs; the binary dwcp-engine.

@@ -1,0 +1,2 @@
+//! Parser and rewriter of QEMU's migration stream, pure.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! Seeded simulation of sessions and handovers over a faulty network.

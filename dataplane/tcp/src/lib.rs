@@ -1,0 +1,1 @@
+//! The session over TCP streams on io_uring.

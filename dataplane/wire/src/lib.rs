@@ -1,0 +1,2 @@
+//! Frames and session messages of the DWCP wire protocol.
+#![forbid(unsafe_code)]

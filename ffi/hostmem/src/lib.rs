@@ -1,0 +1,1 @@
+//! Arenas on huge pages, guest-RAM maps, core pinning.

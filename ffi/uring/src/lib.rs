@@ -1,0 +1,1 @@
+//! io_uring rings whose buffers belong to the operation in flight.
