@@ -3,4 +3,5 @@
 //! loops of `dwcp-tcp`. It must not know the control plane.
 #![forbid(unsafe_code)]
 
+pub mod qemu;
 pub mod qmp;
