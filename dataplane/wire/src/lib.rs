@@ -32,7 +32,7 @@ pub use ids::{
 };
 pub use link::{ACK_RANGES_MAX, AckInfo, AckRange, LINK_BYTES_MAX, LinkMessage};
 pub use slice::{
-    CONTROL_ALLOWANCE_SLICES, Channel, HEADER_BYTES, PAYLOAD_MAX, SEQUENCED_CHANNELS, SliceFlags,
-    SliceHeader, body_checksum,
+    CONTROL_ALLOWANCE_SLICES, Channel, HEADER_BYTES, PAYLOAD_MAX, SEQ_SPAN, SEQUENCED_CHANNELS,
+    SliceFlags, SliceHeader, body_checksum,
 };
 pub use version::{CURRENT, Features, Version};

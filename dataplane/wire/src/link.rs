@@ -115,7 +115,14 @@ impl AckInfo {
         Ok(ack)
     }
 
-    /// A range must be beyond its channel's watermark, not empty, and end below 2^64.
+    /// End of what is said about `channel` so far: its last range, or its watermark.
+    fn floor(&self, channel: Channel, watermark: u64) -> u64 {
+        let of_channel = self.ranges().iter().rev().find(|range| range.channel == channel);
+        of_channel.map_or(watermark, |range| range.first.0.saturating_add(u64::from(range.count)))
+    }
+
+    /// A range must lie beyond its channel's watermark and the range before it, without touching
+    /// either, and must not be empty.
     fn decode_range(&self, fields: &mut Reader<'_>) -> Result<AckRange, WireError> {
         let first = fields.u64("ack range")?;
         let count = fields.u32("ack range")?;
@@ -128,7 +135,7 @@ impl AckInfo {
         if count == 0 || first.checked_add(u64::from(count)).is_none() {
             return Err(WireError::BadValue { what: "ack range count", value: u64::from(count) });
         }
-        if first <= self.watermarks[index] {
+        if first <= self.floor(channel, self.watermarks[index]) {
             return Err(WireError::BadValue { what: "ack range start", value: first });
         }
         Ok(AckRange { channel, first: SliceSeq(first), count })

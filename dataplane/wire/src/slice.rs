@@ -16,6 +16,9 @@ pub const HEADER_BYTES: usize = 64;
 pub const PAYLOAD_MAX: u32 = (1 << 20) + (64 << 10);
 /// Unacked Control slices a side may have in flight, outside the granted window.
 pub const CONTROL_ALLOWANCE_SLICES: u32 = 64;
+/// How far beyond a channel's watermark (all below are consumed) a sender may number, in slices.
+/// A receiver keeps one bit per slice of it; every granted window is at most this.
+pub const SEQ_SPAN: u64 = 4096;
 /// Channels whose slices are numbered and acked: Control, Skeleton, Pages.
 pub const SEQUENCED_CHANNELS: usize = 3;
 
