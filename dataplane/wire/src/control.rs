@@ -75,6 +75,8 @@ pub struct DirectBlock {
 /// The target takes the job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accept {
+    /// Life of the target's ledger; orders before the epoch.
+    pub incarnation: u64,
     /// Fencing token of this attempt.
     pub epoch: Epoch,
     /// Seed of the hash that both sides use.
@@ -98,6 +100,10 @@ pub struct Root {
     pub root: [u8; 32],
     /// Pages under the root.
     pub pages: u64,
+    /// Pages slices sent before it: the target compares once it has applied them all.
+    pub slices: u64,
+    /// Whether the guest was not running before the stop, and shall stay paused on the target.
+    pub start_paused: bool,
 }
 
 /// The target's comparison of both roots.
@@ -118,9 +124,11 @@ pub struct Outcome {
     pub job: JobId,
     /// The decision.
     pub decision: Decision,
+    /// Life of the ledger that decided; orders before the epoch.
+    pub incarnation: u64,
     /// Epoch it belongs to.
     pub epoch: Epoch,
-    /// Why, in words for an operator.
+    /// How far the arrival is when committed, why when aborted: a short name.
     pub reason: String,
 }
 

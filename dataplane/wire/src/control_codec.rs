@@ -150,6 +150,7 @@ fn put_facts(w: &mut Writer<'_>, kind: u16, facts: &JobFacts) -> Encoded {
 
 fn put_accept(w: &mut Writer<'_>, accept: &Accept) -> Encoded {
     w.u16(ACCEPT);
+    w.u64(accept.incarnation);
     w.u64(accept.epoch.0);
     w.u64(accept.hash_seed);
     w.u8(accept.mode.code());
@@ -168,6 +169,8 @@ fn put_root(w: &mut Writer<'_>, root: &Root) -> Encoded {
     w.u8(root.algorithm.code());
     w.raw(&root.root);
     w.u64(root.pages);
+    w.u64(root.slices);
+    w.u8(u8::from(root.start_paused));
     Ok(())
 }
 
@@ -183,6 +186,7 @@ fn put_outcome(w: &mut Writer<'_>, outcome: &Outcome) -> Encoded {
     w.u16(OUTCOME);
     w.raw(&outcome.job.0);
     w.u8(outcome.decision.code());
+    w.u64(outcome.incarnation);
     w.u64(outcome.epoch.0);
     put_text(w, "reason", &outcome.reason)
 }
@@ -220,6 +224,8 @@ fn decode_from_source(kind: u16, r: &mut Reader<'_>) -> Result<ControlMessage, W
             algorithm: HashAlgorithm::from_code(r.u8("hash algorithm")?)?,
             root: r.array("root")?,
             pages: r.u64("pages")?,
+            slices: r.u64("slices")?,
+            start_paused: r.bool("start paused")?,
         }),
         ABORT => {
             let (code, text) = reason(r)?;
@@ -257,6 +263,7 @@ fn decode_from_target(kind: u16, r: &mut Reader<'_>) -> Result<ControlMessage, W
         OUTCOME => ControlMessage::Outcome(Outcome {
             job: JobId(r.array("job")?),
             decision: Decision::from_code(r.u8("decision")?)?,
+            incarnation: r.u64("incarnation")?,
             epoch: Epoch(r.u64("epoch")?),
             reason: text(r, "reason")?,
         }),
@@ -319,6 +326,7 @@ fn facts(r: &mut Reader<'_>) -> Result<JobFacts, WireError> {
 
 fn accept(r: &mut Reader<'_>) -> Result<Accept, WireError> {
     Ok(Accept {
+        incarnation: r.u64("incarnation")?,
         epoch: Epoch(r.u64("epoch")?),
         hash_seed: r.u64("hash seed")?,
         mode: Mode::from_code(r.u8("mode")?)?,
