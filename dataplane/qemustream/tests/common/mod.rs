@@ -1,0 +1,116 @@
+//! What the tests share: a collecting sink, feeding in pieces, a model of the target QEMU.
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub(crate) mod model;
+
+use dwcp_qemustream::{Mark, PAGE_BYTES, Parser, RamBlock, Sink, StreamError};
+
+/// What the sink was told, in order; runs of skeleton bytes are merged, so that the same stream
+/// gives the same events however it was cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    Skeleton(Vec<u8>),
+    Blocks(Vec<RamBlock>),
+    Page { block: u16, index: u64, content: Vec<u8> },
+    Zero { block: u16, index: u64 },
+    Mark(Mark),
+}
+
+/// Collects events; `input` is the slice given to the running call.
+#[derive(Debug, Default)]
+pub(crate) struct Collector {
+    pub(crate) events: Vec<Event>,
+    input: Vec<u8>,
+}
+
+impl Collector {
+    pub(crate) fn begin(&mut self, input: &[u8]) {
+        self.input = input.to_vec();
+    }
+
+    pub(crate) fn skeleton_bytes(&self) -> Vec<u8> {
+        let bytes = self.events.iter().filter_map(|event| match event {
+            Event::Skeleton(bytes) => Some(bytes.as_slice()),
+            _ => None,
+        });
+        bytes.collect::<Vec<_>>().concat()
+    }
+
+    pub(crate) fn marks(&self) -> Vec<Mark> {
+        let mark = |event: &Event| match event {
+            Event::Mark(mark) => Some(*mark),
+            _ => None,
+        };
+        self.events.iter().filter_map(mark).collect()
+    }
+
+    pub(crate) fn blocks_seen(&self) -> &[RamBlock] {
+        let blocks = self.events.iter().find_map(|event| match event {
+            Event::Blocks(blocks) => Some(blocks.as_slice()),
+            _ => None,
+        });
+        blocks.unwrap_or_default()
+    }
+}
+
+impl Sink for Collector {
+    fn skeleton(&mut self, bytes: &[u8]) {
+        assert!(!bytes.is_empty(), "an empty piece of skeleton");
+        if let Some(Event::Skeleton(last)) = self.events.last_mut() {
+            last.extend_from_slice(bytes);
+        } else {
+            self.events.push(Event::Skeleton(bytes.to_vec()));
+        }
+    }
+
+    fn blocks(&mut self, blocks: &[RamBlock]) {
+        self.events.push(Event::Blocks(blocks.to_vec()));
+    }
+
+    fn page(&mut self, block: u16, index: u64, at: usize) {
+        let content = self.input[at..at + PAGE_BYTES].to_vec();
+        self.events.push(Event::Page { block, index, content });
+    }
+
+    fn zero(&mut self, block: u16, index: u64) {
+        self.events.push(Event::Zero { block, index });
+    }
+
+    fn mark(&mut self, mark: Mark) {
+        self.events.push(Event::Mark(mark));
+    }
+}
+
+/// The outcome of feeding a whole stream.
+pub(crate) struct Fed {
+    pub(crate) collector: Collector,
+    /// Bytes that stayed unconsumed at the end.
+    pub(crate) left: usize,
+    pub(crate) result: Result<(), StreamError>,
+}
+
+/// Feeds `stream` in pieces whose sizes come from `pieces` (repeated for ever), as a reader with
+/// one buffer would: what is not consumed comes again.
+pub(crate) fn feed(parser: &mut Parser, stream: &[u8], pieces: &[usize]) -> Fed {
+    let mut collector = Collector::default();
+    let mut consumed = 0;
+    let mut available = 0;
+    for piece in pieces.iter().cycle() {
+        available = (available + (*piece).max(1)).min(stream.len());
+        let input = &stream[consumed..available];
+        collector.begin(input);
+        match parser.parse(input, &mut collector) {
+            Ok(bytes) => consumed += bytes,
+            Err(error) => return Fed { collector, left: 0, result: Err(error) },
+        }
+        if available == stream.len() {
+            break;
+        }
+    }
+    Fed { collector, left: stream.len() - consumed, result: Ok(()) }
+}
+
+/// Feeds `stream` in one piece.
+pub(crate) fn feed_whole(parser: &mut Parser, stream: &[u8]) -> Fed {
+    feed(parser, stream, &[stream.len().max(1)])
+}
