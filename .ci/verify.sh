@@ -41,7 +41,10 @@ formatted() {
     return "$status"
 }
 
-lints() { cargo clippy --quiet --locked --workspace --all-targets -- -D warnings; }
+lints() {
+    cargo clippy --quiet --locked --workspace --all-targets -- -D warnings -D clippy::too_many_lines
+}
+
 layers() { cargo test --quiet --locked -p dwcp-layers; }
 docs() { RUSTDOCFLAGS='-D warnings' cargo doc --quiet --locked --workspace --no-deps; }
 

@@ -68,6 +68,7 @@ mod tests {
     use super::*;
 
     const RULES: &str = r#"
+        file_lines_max = 9
         apart = [["dataplane", "controlplane"]]
         forbidden_names = ["utils", "common"]
         [groups]

@@ -47,6 +47,8 @@ pub struct Rules {
     /// Names no crate may have.
     #[serde(default)]
     pub forbidden_names: Vec<String>,
+    /// A longer source file is split.
+    pub file_lines_max: usize,
     /// What `pure` forbids.
     #[serde(default)]
     pub purity: Purity,
@@ -117,7 +119,8 @@ mod tests {
     #[test]
     fn the_file_is_checked_for_unknown_rooms_groups_and_forbidden_arrows() {
         let rules = Rules::parse(
-            "apart = [[\"dataplane\", \"controlplane\"]]\n\
+            "file_lines_max = 9\n\
+             apart = [[\"dataplane\", \"controlplane\"]]\n\
              [rooms.\"dataplane/a\"]\nmay = [\"controlplane/b\", \"nowhere\"]\nbans = [\"none\"]\n\
              [rooms.\"controlplane/b\"]\n[rooms.\"dataplanes\"]\nmay = [\"controlplane/b\", \"*\"]\n",
         )

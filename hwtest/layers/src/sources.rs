@@ -1,4 +1,4 @@
-//! The sources of a crate against the rules: purity and `unsafe`. Textual: it sees what is
+//! The sources of a crate against the rules: purity, `unsafe` and size. Textual: it sees what is
 //! written, not what a macro of another crate makes of it.
 
 use std::path::{Path, PathBuf};
@@ -21,6 +21,14 @@ pub struct SourceFile {
 #[must_use]
 pub fn check_sources(rules: &Rules, member: &Crate, files: &[SourceFile]) -> Vec<Violation> {
     let mut found = Vec::new();
+    for file in files {
+        let lines = file.text.lines().count();
+        if lines > rules.file_lines_max {
+            let place = shown(member, &file.path);
+            found
+                .push(Violation::new(&member.room, format!("{place} has {lines} lines: split it")));
+        }
+    }
     if !rules.may_be_unsafe(&member.room) {
         for file in files {
             check_unsafe(member, file, &mut found);
@@ -114,6 +122,7 @@ mod tests {
     use super::*;
 
     const RULES: &str = r#"
+        file_lines_max = 9
         unsafe_rooms = ["ffi"]
         [purity]
         paths = ["std::net", "std::fs", "std::time::Instant", "rand"]
@@ -169,6 +178,13 @@ mod tests {
             faults("dataplane/tcp", &[("src/a.rs", "// unsafe\nlet unsafe_code = \"unsafe\";")]),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn a_long_file_is_to_be_split() {
+        assert_eq!(faults("ffi/uring", &[("tests/t.rs", &"\n".repeat(9))]), [""; 0]);
+        let found = faults("ffi/uring", &[("tests/t.rs", &"\n".repeat(10))]);
+        assert_eq!(found, ["tests/t.rs has 10 lines: split it"]);
     }
 
     #[test]
