@@ -243,6 +243,7 @@ impl LinkMessage {
             KIND_GOODBYE => {
                 fields.take("reserved", 1)?;
                 let code = ReasonCode::from_code(fields.u16("goodbye")?);
+                fields.take("reserved", 4)?;
                 Ok(Self::Goodbye { code })
             }
             other => Err(WireError::BadValue { what: "link message", value: u64::from(other) }),
