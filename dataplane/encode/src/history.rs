@@ -1,0 +1,389 @@
+//! Property tests over whole histories: any writes, any frame form, any delay of acks and any
+//! order of delivery that the ordering rules permit leave the target with the source's memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dwcp_wire::{BlockId, HashAlgorithm, PAGE_BYTES, PageIndex};
+use proptest::prelude::*;
+
+use crate::applier::{Applier, PageStore};
+use crate::batch::PageBatch;
+use crate::error::DecodeError;
+use crate::frame::{FRAME_BODY_START, FRAME_BYTES_MAX, Framer};
+use crate::hash::{Page, PageHasher, ZERO_PAGE};
+use crate::level::Level;
+use crate::plan::{Plan, PlanCounts};
+use crate::planner::{Planner, PlannerConfig};
+
+const BLOCKS: [(u16, &str, u64); 3] = [(0, "pc.ram", 12), (7, "vga", 3), (3, "rom", 600)];
+const SEED: u64 = 0x1234;
+/// Where a slot's payload starts in these tests.
+const HEADROOM: usize = 8192;
+/// Bytes before each page, as in QEMU's stream.
+const STREAM_HEADER_BYTES: usize = 8;
+
+#[derive(Default)]
+struct Memory {
+    pages: BTreeMap<(u16, u64), Box<Page>>,
+}
+
+impl Memory {
+    fn get(&self, block: u16, index: u64) -> Page {
+        self.pages.get(&(block, index)).map_or(ZERO_PAGE, |page| **page)
+    }
+
+    fn set(&mut self, block: u16, index: u64, content: &Page) {
+        if *content == ZERO_PAGE {
+            self.pages.remove(&(block, index));
+        } else {
+            self.pages.insert((block, index), Box::new(*content));
+        }
+    }
+}
+
+impl PageStore for Memory {
+    fn read(&self, block: BlockId, index: PageIndex, out: &mut Page) {
+        *out = self.get(block.0, index.0);
+    }
+
+    fn write(&mut self, block: BlockId, index: PageIndex, content: &Page) {
+        self.set(block.0, index.0, content);
+    }
+
+    fn zero(&mut self, block: BlockId, index: PageIndex) {
+        self.set(block.0, index.0, &ZERO_PAGE);
+    }
+}
+
+/// What a page becomes.
+#[derive(Clone, Debug)]
+enum Change {
+    /// Zeros, told by a zero record or by content.
+    Zero {
+        as_content: bool,
+    },
+    Fill(u8),
+    Noise(u64),
+    Patch {
+        at: usize,
+        value: u8,
+    },
+    CopyOf(usize),
+    Same,
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Write { page: usize, change: Change },
+    Send(Form),
+    Deliver(prop::sample::Index),
+    Ack(prop::sample::Index),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    InPlace,
+    Compact(Level),
+}
+
+struct InFlight {
+    body: Vec<u8>,
+    not_before: Option<u64>,
+}
+
+struct World {
+    planner: Planner,
+    framer: Framer,
+    applier: Applier<Memory>,
+    truth: Memory,
+    slot: Vec<u8>,
+    filled: usize,
+    batch: PageBatch,
+    next_seq: u64,
+    in_flight: BTreeMap<u64, InFlight>,
+    /// Applied, but the source does not know.
+    unacked: BTreeSet<u64>,
+    counts: PlanCounts,
+}
+
+fn config(hash: HashAlgorithm) -> PlannerConfig {
+    PlannerConfig { hash, seed: SEED, delta_cache_bytes: 40 << 10, dedup_bytes: 1 << 10 }
+}
+
+impl World {
+    fn new(hasher: &PageHasher) -> Self {
+        let config = config(hasher.algorithm());
+        let mut planner = Planner::with_hasher(config, hasher.clone());
+        let mut applier = Applier::with_hasher(hasher.clone(), Memory::default());
+        for (id, name, pages) in BLOCKS {
+            planner.add_block(BlockId(id), name, pages).unwrap();
+            applier.add_block(BlockId(id), name, pages).unwrap();
+        }
+        Self {
+            planner,
+            framer: Framer::new(Level::Off),
+            applier,
+            truth: Memory::default(),
+            slot: vec![0; HEADROOM + (1 << 20)],
+            filled: HEADROOM,
+            batch: PageBatch::new(),
+            next_seq: 0,
+            in_flight: BTreeMap::new(),
+            unacked: BTreeSet::new(),
+            counts: PlanCounts::default(),
+        }
+    }
+
+    fn acked_below(&self) -> u64 {
+        let pending = self.in_flight.keys().chain(&self.unacked).min();
+        pending.copied().unwrap_or(self.next_seq)
+    }
+
+    fn write(&mut self, page: usize, change: &Change) {
+        let (block, index) = place(page);
+        let old = self.truth.get(block, index);
+        let new = match change {
+            Change::Zero { .. } => ZERO_PAGE,
+            Change::Fill(value) => [*value; PAGE_BYTES],
+            Change::Noise(seed) => noise(*seed),
+            Change::Patch { at, value } => {
+                let mut page = old;
+                page[*at] = *value;
+                page
+            }
+            Change::CopyOf(other) => {
+                let (block, index) = place(*other);
+                self.truth.get(block, index)
+            }
+            Change::Same => old,
+        };
+        self.truth.set(block, index, &new);
+        let (block, index) = (BlockId(block), PageIndex(index));
+        if matches!(change, Change::Zero { as_content: false }) {
+            self.batch.push_zero(block, index).unwrap();
+            return;
+        }
+        let at = self.filled + STREAM_HEADER_BYTES;
+        self.slot[at..at + PAGE_BYTES].copy_from_slice(&new);
+        self.filled = at + PAGE_BYTES;
+        let offset = u32::try_from(at - HEADROOM).unwrap();
+        self.batch.push_page(block, index, offset).unwrap();
+        if self.batch.is_full() {
+            self.send(Form::InPlace);
+        }
+    }
+
+    fn send(&mut self, form: Form) {
+        let (seq, acked) = (self.next_seq, self.acked_below());
+        let mut plan = Plan::new();
+        let payload = HEADROOM..self.filled;
+        let bytes = &self.slot[payload.clone()];
+        self.planner.plan(seq, acked, bytes, &self.batch, &mut plan).unwrap();
+        self.counts.add(plan.counts());
+        assert_eq!(
+            plan.counts().pages(),
+            self.batch.pages() as u64 + plan_zeros(&self.batch),
+            "every page is accounted for"
+        );
+        if !plan.is_empty() {
+            let body = self.body(&plan, form, payload);
+            let not_before = plan.not_before();
+            assert!(not_before.is_none_or(|wait| wait < seq));
+            self.in_flight.insert(seq, InFlight { body, not_before });
+            self.next_seq += 1;
+        }
+        self.batch.clear();
+        self.filled = HEADROOM;
+    }
+
+    fn body(&mut self, plan: &Plan, form: Form, payload: std::ops::Range<usize>) -> Vec<u8> {
+        let level = match form {
+            Form::InPlace => {
+                let range = self.framer.raw_in_place(plan, &mut self.slot, payload.clone());
+                if let Some(range) = range {
+                    return self.slot[range].to_vec();
+                }
+                Level::Off
+            }
+            Form::Compact(level) => level,
+        };
+        let mut out = vec![0; FRAME_BODY_START + FRAME_BYTES_MAX];
+        let framed = self.framer.frame(plan, &self.slot[payload], level, &mut out).unwrap();
+        out[framed.range].to_vec()
+    }
+
+    fn deliver(&mut self, pick: prop::sample::Index) -> Result<(), DecodeError> {
+        let acked = self.acked_below();
+        let may_go = |slice: &InFlight| slice.not_before.is_none_or(|wait| wait < acked);
+        let ready: Vec<u64> =
+            self.in_flight.iter().filter(|(_, s)| may_go(s)).map(|(seq, _)| *seq).collect();
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let seq = *pick.get(&ready);
+        let slice = self.in_flight.remove(&seq).unwrap();
+        self.applier.apply(seq, &slice.body)?;
+        self.unacked.insert(seq);
+        Ok(())
+    }
+
+    fn ack(&mut self, pick: prop::sample::Index) {
+        if !self.unacked.is_empty() {
+            let list: Vec<u64> = self.unacked.iter().copied().collect();
+            self.unacked.remove(pick.get(&list));
+        }
+    }
+
+    fn act(&mut self, action: &Action) -> Result<(), DecodeError> {
+        match action {
+            Action::Write { page, change } => self.write(*page, change),
+            Action::Send(form) => self.send(*form),
+            Action::Deliver(pick) => self.deliver(*pick)?,
+            Action::Ack(pick) => self.ack(*pick),
+        }
+        Ok(())
+    }
+
+    /// Delivers and acks everything; newest first where the rules permit.
+    fn drain(&mut self) -> Result<(), DecodeError> {
+        self.send(Form::Compact(Level::Zstd(1)));
+        while !self.in_flight.is_empty() {
+            let acked = self.acked_below();
+            let ready = self.in_flight.iter().rev();
+            let seq = ready
+                .filter(|(_, s)| s.not_before.is_none_or(|wait| wait < acked))
+                .map(|(seq, _)| *seq)
+                .next();
+            let Some(seq) = seq else {
+                assert!(!self.unacked.is_empty(), "the rules deadlock");
+                self.unacked.clear();
+                continue;
+            };
+            let slice = self.in_flight.remove(&seq).unwrap();
+            self.applier.apply(seq, &slice.body)?;
+            self.unacked.insert(seq);
+        }
+        self.unacked.clear();
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), TestCaseError> {
+        for (block, _, pages) in BLOCKS {
+            for index in 0..pages {
+                let stored = self.applier.store().get(block, index);
+                let same = stored == self.truth.get(block, index);
+                prop_assert!(same, "page {index} of block {block} differs");
+            }
+        }
+        prop_assert_eq!(self.planner.root(), self.applier.root());
+        Ok(())
+    }
+}
+
+fn plan_zeros(batch: &PageBatch) -> u64 {
+    let zeros = batch.entries().iter().map(|entry| match entry.content {
+        crate::batch::Content::Zero { count } => u64::from(count),
+        crate::batch::Content::At(_) => 0,
+    });
+    zeros.sum()
+}
+
+/// Few pages, so that histories collide: all of the small blocks, the ends of the large one.
+fn place(page: usize) -> (u16, u64) {
+    match page as u64 {
+        index @ 0..12 => (0, index),
+        index @ 12..15 => (7, index - 12),
+        15 => (3, 511),
+        16 => (3, 512),
+        _ => (3, 599),
+    }
+}
+
+fn noise(mut state: u64) -> Page {
+    let mut page = ZERO_PAGE;
+    for word in page.as_chunks_mut::<8>().0 {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        *word = (state >> 7).to_le_bytes();
+    }
+    page
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        1 => any::<bool>().prop_map(|as_content| Change::Zero { as_content }),
+        2 => (1..4u8).prop_map(Change::Fill),
+        1 => (0..4u64).prop_map(Change::Noise),
+        4 => (0..PAGE_BYTES, any::<u8>()).prop_map(|(at, value)| Change::Patch { at, value }),
+        3 => (0..18usize).prop_map(Change::CopyOf),
+        1 => Just(Change::Same),
+    ]
+}
+
+fn form() -> impl Strategy<Value = Form> {
+    prop_oneof![
+        Just(Form::InPlace),
+        Just(Form::Compact(Level::Off)),
+        Just(Form::Compact(Level::Zstd(1))),
+        Just(Form::Compact(Level::Zstd(-3))),
+    ]
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        5 => (0..18usize, change()).prop_map(|(page, change)| Action::Write { page, change }),
+        2 => form().prop_map(Action::Send),
+        2 => any::<prop::sample::Index>().prop_map(Action::Deliver),
+        2 => any::<prop::sample::Index>().prop_map(Action::Ack),
+    ]
+}
+
+fn run(hasher: &PageHasher, actions: &[Action]) -> Result<PlanCounts, TestCaseError> {
+    let mut world = World::new(hasher);
+    let failed = |error: DecodeError| TestCaseError::fail(error.to_string());
+    for action in actions {
+        world.act(action).map_err(failed)?;
+    }
+    world.drain().map_err(failed)?;
+    world.check()?;
+    Ok(world.counts)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn memory_arrives_whatever_the_order(
+        actions in prop::collection::vec(action(), 1..300),
+        wide: bool,
+    ) {
+        let algorithm = if wide { HashAlgorithm::Blake3 } else { HashAlgorithm::Xxh3 };
+        run(&PageHasher::new(algorithm, SEED), &actions)?;
+    }
+
+    /// Index tags and guards all collide; only the full leaves tell pages apart.
+    #[test]
+    fn colliding_tags_and_guards_change_nothing(
+        actions in prop::collection::vec(action(), 1..200),
+    ) {
+        run(&PageHasher::masked(SEED, u128::MAX << 96), &actions)?;
+    }
+}
+
+/// The histories above reach every way a page can travel.
+#[test]
+fn histories_reach_every_kind() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut total = PlanCounts::default();
+    for _ in 0..50 {
+        let tree = prop::collection::vec(action(), 100..300).new_tree(&mut runner).unwrap();
+        let hasher = PageHasher::new(HashAlgorithm::Xxh3, SEED);
+        total.add(&run(&hasher, &proptest::strategy::ValueTree::current(&tree)).unwrap());
+    }
+    let PlanCounts { zero, zero_skipped, unchanged, duplicate, delta, literal, unacked, .. } =
+        total;
+    let rarest = [zero, zero_skipped, unchanged, duplicate, delta, literal, unacked]
+        .into_iter()
+        .min()
+        .unwrap();
+    assert!(rarest > 50, "{total:?}");
+}
