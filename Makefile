@@ -15,7 +15,7 @@ release: setup
 demo: release ## boot a Linux guest and move it live between two hosts (ARGS=...)
 	@$(BENCH) demo $(ARGS)
 
-test: setup ## every suite, each timed; bounded to 55 minutes (SUITES="build unit" for some)
+test: setup ## every suite, each timed; bounded to 55 minutes (SUITES="unit lint" for some)
 	@.ci/suites.sh $(SUITES)
 
 test-long: setup ## the same with more seeds, more cuts and a 64 GiB guest
@@ -33,7 +33,7 @@ bench: release ## the real benchmarks; results go to bench/record (ARGS=...)
 	@$(BENCH) all $(ARGS)
 
 hwtest: setup ## only the tests with real guests
-	@.ci/suites.sh build guests
+	@.ci/suites.sh guests
 
 clean: ## remove everything built or cached here
 	@cargo clean
