@@ -1,6 +1,6 @@
 //! Holds the workspace to `layers.toml`: who imports whom, which crates are pure, where `unsafe`
 //! may live, and what a crate may be called. Runs in tests, on one thread; allocates freely.
-//! The rules and the graph are arguments; only [`read`] touches files and starts `cargo`.
+//! The rules and the graph are arguments; only `read` touches files and starts `cargo`.
 
 #![forbid(unsafe_code)]
 
