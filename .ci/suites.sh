@@ -47,12 +47,17 @@ step() {
 }
 
 # Counts what one run, ended with this status, printed: "passed failed", then a line for each skipped
-# test. A run that prints no results is itself one test; one that died has one more failure.
+# test (`SKIP: reason` in its captured output, `SKIP: test: reason` past the capture). A run without
+# results is itself one test; one that died has one more failure.
 tally() {
     awk -v status="$1" '
         /^test result: / { results++; passed += $4; failed += $6 }
-        /^---- .* stdout ----$/ { test = $2 }
-        /^SKIP: / && !seen[test]++ { reasons[++skips] = test " " substr($0, 7) }
+        /^---- .* stdout ----$/ { test = $2 ": " }
+        /^(successes|failures):$/ { test = "" }
+        /^(test .* \.\.\. )?SKIP: / {
+            sub(/^.*SKIP: /, "")
+            if (!seen[test ? test : $0]++) reasons[++skips] = test $0
+        }
         END {
             if (!results) passed = status == 0
             if (status != 0 && !failed) failed = 1

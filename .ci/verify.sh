@@ -42,7 +42,7 @@ formatted() {
 }
 
 lints() {
-    cargo clippy --quiet --locked --workspace --all-targets -- -D warnings -D clippy::too_many_lines
+    cargo clippy --quiet --keep-going --locked --workspace --all-targets -- -D warnings -D clippy::too_many_lines
 }
 
 layers() { cargo test --quiet --locked -p dwcp-layers; }
