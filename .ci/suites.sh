@@ -26,7 +26,7 @@ passed=0 failed=0 skipped=0
 broken=() shares=() skips=()
 
 # A test process, and whatever it started, goes when we go.
-stop() { [ -z "$child" ] || kill -INT "$child" 2>/dev/null || true; exit 130; }
+stop() { [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true; exit 130; }
 
 # Runs a command with the rest of the budget as its limit; its output goes to the suite's log.
 bounded() {
