@@ -72,8 +72,8 @@ pub fn read_sources(member: &Crate) -> Result<Vec<SourceFile>, ReadError> {
         let entries = fs::read_dir(&folder).and_then(Iterator::collect::<io::Result<Vec<_>>>);
         for path in entries.map_err(|e| failed(&folder, e))?.into_iter().map(|e| e.path()) {
             if path.is_dir() {
-                if path.file_name() != Some("target".as_ref()) && !path.join("Cargo.toml").exists()
-                {
+                // A build folder lies at the top; further down a module may be called target.
+                if path != member.dir.join("target") && !path.join("Cargo.toml").exists() {
                     folders.push(path);
                 }
             } else if path.extension() == Some("rs".as_ref()) {
