@@ -1,1 +1,17 @@
-//! Harness for tests on real guests and namespaces.
+//! Harness for tests and benchmarks on real guests: builds them, runs them under stock QEMU in network
+//! namespaces, and watches from outside that nothing is lost.
+//! Everything started here ends with its owner: processes, namespaces and files are removed on drop.
+#![forbid(unsafe_code)]
+
+pub mod cpu;
+pub mod guest;
+pub mod interrupt;
+pub mod migrate;
+pub mod net;
+pub mod probe;
+pub mod qemu;
+pub mod ram;
+pub mod tick;
+pub mod workdir;
+
+mod run;

@@ -1,0 +1,377 @@
+//! Starts stock QEMU with a guest, two monitor sockets and a watched tick port; ends it on drop, by process id.
+//! A QEMU also ends when the thread that started it does, so start it from a thread that lives as long.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use dwcp_engine::qmp::Qmp;
+use serde_json::{Value, json};
+
+use crate::guest::Guest;
+use crate::interrupt;
+use crate::net::Host;
+use crate::probe::{self, QEMU_PROGRAM};
+use crate::tick::TickReader;
+use crate::workdir::WorkDir;
+
+/// How long QEMU may take from exec to its first greeting.
+const START_LIMIT: Duration = Duration::from_secs(20);
+/// A guest boots in 2-4 s under emulation; loaded machines are slower, and never is far off.
+const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const QUIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// How guest code runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// Hardware virtualisation.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+impl Accel {
+    /// QEMU's word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// Machine type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Machine {
+    /// i440FX.
+    Pc,
+    /// Q35.
+    Q35,
+}
+
+impl Machine {
+    /// QEMU's word.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pc => "pc",
+            Self::Q35 => "q35",
+        }
+    }
+}
+
+/// What guest memory is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ram {
+    /// Plain `-m`.
+    Plain,
+    /// One shared file on a tmpfs or hugetlbfs, backend `pc.ram`.
+    File(PathBuf),
+    /// Several NUMA nodes of equal size: private memory, or shared files in a folder.
+    Nodes {
+        /// How many.
+        count: u64,
+        /// Where their files go.
+        files_in: Option<PathBuf>,
+    },
+}
+
+/// How a QEMU is started; see [`QemuConfig::for_guest`] for the defaults.
+#[derive(Debug, Clone)]
+pub struct QemuConfig<'a> {
+    /// What it boots.
+    pub guest: &'a Guest,
+    /// Where it runs; `None` = this host.
+    pub host: Option<&'a Host>,
+    /// Machine type.
+    pub machine: Machine,
+    /// Acceleration.
+    pub accel: Accel,
+    /// Memory size.
+    pub memory_mb: u64,
+    /// Memory kind.
+    pub ram: Ram,
+    /// Virtual processors.
+    pub smp: u32,
+    /// Start as a migration target: `-S -incoming defer`.
+    pub incoming: bool,
+    /// Start with stopped processors.
+    pub paused: bool,
+    /// Further arguments.
+    pub extra: Vec<String>,
+    /// Program instead of the one in PATH.
+    pub program: PathBuf,
+}
+
+impl<'a> QemuConfig<'a> {
+    /// `pc`, one processor, plain memory of the guest's default size, emulation.
+    #[must_use]
+    pub fn for_guest(guest: &'a Guest) -> Self {
+        Self {
+            guest,
+            host: None,
+            machine: Machine::Pc,
+            accel: Accel::Tcg,
+            memory_mb: guest.memory_mb,
+            ram: Ram::Plain,
+            smp: 1,
+            incoming: false,
+            paused: false,
+            extra: Vec::new(),
+            program: QEMU_PROGRAM.into(),
+        }
+    }
+
+    /// The same machine as a migration target.
+    #[must_use]
+    pub fn as_target(&self) -> Self {
+        Self { incoming: true, ..self.clone() }
+    }
+
+    /// The arguments after the program, with sockets and logs in `dir`.
+    #[must_use]
+    pub fn arguments(&self, dir: &Path) -> Vec<String> {
+        let path = |name: &str| dir.join(name).display().to_string();
+        let mut args: Vec<String> = Vec::new();
+        let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
+        add(&["-accel", self.accel.name(), "-display", "none", "-nodefaults", "-no-reboot"]);
+        if self.accel == Accel::Kvm {
+            add(&["-cpu", "host"]);
+        }
+        add(&["-smp", &self.smp.to_string(), "-m", &format!("{}M", self.memory_mb)]);
+        for words in self.memory_arguments() {
+            add(&[&words]);
+        }
+        add(&["-kernel", &self.guest.kernel.display().to_string()]);
+        add(&["-initrd", &self.guest.initrd.display().to_string()]);
+        add(&["-append", &self.guest.command_line()]);
+        if let Some(image) = &self.guest.image {
+            let drive = format!("file={},format=raw,if=none,id=disk0,readonly=on", image.display());
+            add(&["-drive", &drive, "-device", "virtio-blk-pci,drive=disk0"]);
+        }
+        add(&["-serial", &format!("file:{}", path("console.log"))]);
+        let socket = |name: &str| format!("unix:{},server=on,wait=off", path(name));
+        add(&["-serial", &socket("tick.sock")]);
+        add(&["-qmp", &socket("qmp0.sock"), "-qmp", &socket("qmp1.sock")]);
+        if self.incoming {
+            add(&["-S", "-incoming", "defer"]);
+        } else if self.paused {
+            add(&["-S"]);
+        }
+        args.extend(self.extra.iter().cloned());
+        args
+    }
+
+    fn memory_arguments(&self) -> Vec<String> {
+        let machine = self.machine.name();
+        let file = |id: &str, mb: u64, path: &Path| {
+            let path = path.display();
+            format!("memory-backend-file,id={id},size={mb}M,mem-path={path},share=on")
+        };
+        match &self.ram {
+            Ram::Plain => vec!["-machine".into(), machine.into()],
+            Ram::File(path) => vec![
+                "-object".into(),
+                file("pc.ram", self.memory_mb, path),
+                "-machine".into(),
+                format!("{machine},memory-backend=pc.ram"),
+            ],
+            Ram::Nodes { count, files_in } => {
+                let mut args = vec!["-machine".into(), machine.into()];
+                let mb = self.memory_mb / count;
+                for node in 0..*count {
+                    let id = format!("ram{node}");
+                    let object = match files_in {
+                        Some(dir) => file(&id, mb, &dir.join(&id)),
+                        None => format!("memory-backend-ram,id={id},size={mb}M"),
+                    };
+                    args.extend(["-object".into(), object, "-numa".into()]);
+                    args.push(format!("node,nodeid={node},memdev={id}"));
+                }
+                args
+            }
+        }
+    }
+}
+
+/// `program` in `host`, in a process group of its own, killed with its parent thread.
+#[must_use]
+pub fn owned_command(host: Option<&Host>, program: &Path) -> Command {
+    let here = Host::Loopback;
+    let host = host.unwrap_or(&here);
+    let mut command = if probe::has_program("setpriv") {
+        let mut command = host.command("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+        command
+    } else {
+        host.command(program)
+    };
+    command.process_group(0);
+    command
+}
+
+/// A running QEMU.
+#[derive(Debug)]
+pub struct Qemu {
+    child: Child,
+    qmp: Qmp,
+    ticks: TickReader,
+    machine: Machine,
+    memory_bytes: u64,
+    dir: WorkDir,
+}
+
+impl Qemu {
+    /// Starts it and connects to its first monitor and its tick port.
+    ///
+    /// # Errors
+    /// It does not start; the message carries its own words.
+    pub fn start(config: &QemuConfig<'_>) -> Result<Self> {
+        let dir = WorkDir::new()?;
+        let log = dir.join("stderr.log");
+        let mut child = owned_command(config.host, &config.program)
+            .args(config.arguments(dir.path()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .with_context(|| format!("starting {}", config.program.display()))?;
+        match connect(&mut child, dir.path(), &log) {
+            Ok((qmp, ticks)) => Ok(Self {
+                child,
+                qmp,
+                ticks,
+                machine: config.machine,
+                memory_bytes: config.memory_mb << 20,
+                dir,
+            }),
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts a guest and waits for its first ticks.
+    ///
+    /// # Errors
+    /// As [`Qemu::start`]; the guest does not come up: the message carries its console.
+    pub fn boot(config: &QemuConfig<'_>) -> Result<Self> {
+        let qemu = Self::start(config)?;
+        if let Err(error) = qemu.ticks.wait_for(2, BOOT_LIMIT) {
+            let console = fs::read_to_string(qemu.dir.join("console.log")).unwrap_or_default();
+            let tail: Vec<&str> = console.lines().rev().take(3).collect();
+            bail!("the guest did not come up: {error}; console: {tail:?}");
+        }
+        Ok(qemu)
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its folder, with `console.log`, `stderr.log` and the sockets.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Socket of the second monitor, free for an engine.
+    #[must_use]
+    pub fn engine_qmp(&self) -> PathBuf {
+        self.dir.join("qmp1.sock")
+    }
+
+    /// The first monitor, held by the harness.
+    pub fn qmp(&mut self) -> &mut Qmp {
+        &mut self.qmp
+    }
+
+    /// The tick port.
+    #[must_use]
+    pub fn ticks(&mut self) -> &TickReader {
+        &self.ticks
+    }
+
+    /// Machine type.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        self.machine
+    }
+
+    /// Guest memory in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// Run state: `running`, `paused`, `postmigrate`, ...
+    ///
+    /// # Errors
+    /// QEMU does not answer.
+    pub fn status(&mut self) -> Result<String> {
+        let status = self.qmp.execute("query-status", json!({}))?;
+        Ok(status["status"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Runs a QMP command.
+    ///
+    /// # Errors
+    /// QEMU's refusal.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        Ok(self.qmp.execute(command, arguments)?)
+    }
+
+    /// What QEMU wrote on standard error.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        fs::read_to_string(self.dir.join("stderr.log")).unwrap_or_default()
+    }
+
+    /// True while the process lives.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// SIGKILL, as a crash.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks QEMU to end and waits for it.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn quit(mut self) -> Result<()> {
+        let _ = self.qmp.execute("quit", json!({}));
+        interrupt::wait_until("end of QEMU", QUIT_LIMIT, || Ok(self.child.try_wait()?))?;
+        Ok(())
+    }
+}
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn connect(child: &mut Child, dir: &Path, log: &Path) -> Result<(Qmp, TickReader)> {
+    let socket = dir.join("qmp0.sock");
+    let qmp = interrupt::wait_until("QEMU's monitor", START_LIMIT, || {
+        if let Some(status) = child.try_wait()? {
+            let words = fs::read_to_string(log).unwrap_or_default();
+            bail!("QEMU ended with {status}: {}", words.trim());
+        }
+        Ok(Qmp::connect(&socket).ok())
+    })?;
+    let ticks = TickReader::connect(&dir.join("tick.sock"))?;
+    Ok((qmp, ticks))
+}
