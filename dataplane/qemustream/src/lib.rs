@@ -8,6 +8,7 @@
 mod bitmap;
 mod error;
 pub mod layout;
+pub mod multifd;
 mod options;
 mod parser;
 mod ram;

@@ -335,7 +335,7 @@ impl Parser {
         };
         let name_owned = || name.to_owned();
         match options.rule(name) {
-            BlockRule::TakeOut { .. } if used_bytes % PAGE_BYTES as u64 != 0 => {
+            BlockRule::TakeOut { .. } if !used_bytes.is_multiple_of(PAGE_BYTES as u64) => {
                 Err(StreamError::UnevenBlock { name: name_owned(), used_bytes })
             }
             BlockRule::TakeOut { target_addr } => Ok((true, Some(target_addr))),

@@ -44,7 +44,7 @@ pub enum Message {
     SwitchoverAck,
 }
 
-/// A piece of the return path; ranges are in the input given to [`ReturnPath::next`].
+/// A piece of the return path; ranges are in the input given to [`ReturnPath::next_item`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
     /// A whole message: header and payload.
@@ -97,7 +97,7 @@ impl ReturnPath {
     ///
     /// # Errors
     /// An unknown type or a length that QEMU would refuse: abort the job.
-    pub fn next(&mut self, input: &[u8]) -> Result<Option<Item>, StreamError> {
+    pub fn next_item(&mut self, input: &[u8]) -> Result<Option<Item>, StreamError> {
         let item = match self.bitmap {
             BitmapState::None => self.message(input)?,
             BitmapState::LengthDue => self.bitmap_length(input)?,

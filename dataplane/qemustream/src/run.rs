@@ -73,7 +73,7 @@ impl<'i> Fields<'i> {
         Some(field)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let field = self.bytes.get(self.taken..)?.first_chunk::<N>()?;
         self.taken += N;
         Some(*field)

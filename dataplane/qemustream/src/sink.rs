@@ -29,6 +29,9 @@ pub enum Mark {
     Eos,
     /// MULTIFD_FLUSH: pages before it on the channels are older than pages after it.
     Flush,
+    /// A SYNC packet on a multifd channel: the pages of this channel before it belong before the
+    /// next [`SyncPoint`] of the main stream.
+    ChannelSync,
     /// A command with its data (QEMU's MIG_CMD number).
     Command(u16),
     /// RAM's last section is complete with its footer; what follows is the opaque tail.
@@ -59,7 +62,7 @@ pub enum Inserted {
     Records,
 }
 
-/// Receives what [`crate::Parser::parse`] finds, in stream
+/// Receives what [`crate::Parser::parse`] and [`crate::multifd::Channel::parse`] find, in stream
 /// order. `at` offsets count from the start of the slice given to that call.
 pub trait Sink {
     /// Bytes for the target QEMU, in order.

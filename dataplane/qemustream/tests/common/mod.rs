@@ -2,8 +2,9 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 pub(crate) mod model;
+pub(crate) mod recorded;
 
-use dwcp_qemustream::{Mark, PAGE_BYTES, Parser, RamBlock, Sink, StreamError};
+use dwcp_qemustream::{LOOKAHEAD_MAX, Mark, PAGE_BYTES, Parser, RamBlock, Sink, StreamError};
 
 /// What the sink was told, in order; runs of skeleton bytes are merged, so that the same stream
 /// gives the same events however it was cut.
@@ -16,24 +17,44 @@ pub(crate) enum Event {
     Mark(Mark),
 }
 
-/// Collects events; `input` is the slice given to the running call.
+/// Collects events. It holds the whole stream and knows where in it the running call's input
+/// begins.
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
     pub(crate) events: Vec<Event>,
-    input: Vec<u8>,
+    stream: Vec<u8>,
+    base: usize,
 }
 
 impl Collector {
-    pub(crate) fn begin(&mut self, input: &[u8]) {
-        self.input = input.to_vec();
-    }
-
     pub(crate) fn skeleton_bytes(&self) -> Vec<u8> {
         let bytes = self.events.iter().filter_map(|event| match event {
             Event::Skeleton(bytes) => Some(bytes.as_slice()),
             _ => None,
         });
         bytes.collect::<Vec<_>>().concat()
+    }
+
+    /// The records taken out, each with the skeleton's length when it was.
+    pub(crate) fn taken(&self) -> Vec<(usize, model::Record)> {
+        let (mut at, mut taken) = (0, Vec::new());
+        let name = |block: &u16| self.blocks_seen()[usize::from(*block)].name.clone();
+        for event in &self.events {
+            match event {
+                Event::Skeleton(bytes) => at += bytes.len(),
+                Event::Page { block, index, content } => {
+                    let payload = content.clone();
+                    let (flag, block, index) = (model::PAGE, name(block), *index);
+                    taken.push((at, model::Record { flag, block, index, payload }));
+                }
+                Event::Zero { block, index } => {
+                    let (flag, block, index) = (model::ZERO, name(block), *index);
+                    taken.push((at, model::Record { flag, block, index, payload: vec![0] }));
+                }
+                Event::Blocks(_) | Event::Mark(_) => {}
+            }
+        }
+        taken
     }
 
     pub(crate) fn marks(&self) -> Vec<Mark> {
@@ -68,7 +89,7 @@ impl Sink for Collector {
     }
 
     fn page(&mut self, block: u16, index: u64, at: usize) {
-        let content = self.input[at..at + PAGE_BYTES].to_vec();
+        let content = self.stream[self.base + at..][..PAGE_BYTES].to_vec();
         self.events.push(Event::Page { block, index, content });
     }
 
@@ -92,25 +113,34 @@ pub(crate) struct Fed {
 /// Feeds `stream` in pieces whose sizes come from `pieces` (repeated for ever), as a reader with
 /// one buffer would: what is not consumed comes again.
 pub(crate) fn feed(parser: &mut Parser, stream: &[u8], pieces: &[usize]) -> Fed {
-    let mut collector = Collector::default();
-    let mut consumed = 0;
-    let mut available = 0;
-    for piece in pieces.iter().cycle() {
-        available = (available + (*piece).max(1)).min(stream.len());
-        let input = &stream[consumed..available];
-        collector.begin(input);
-        match parser.parse(input, &mut collector) {
-            Ok(bytes) => consumed += bytes,
-            Err(error) => return Fed { collector, left: 0, result: Err(error) },
-        }
-        if available == stream.len() {
-            break;
-        }
-    }
-    Fed { collector, left: stream.len() - consumed, result: Ok(()) }
+    feed_with(|input, sink| parser.parse(input, sink), stream, pieces)
 }
 
 /// Feeds `stream` in one piece.
 pub(crate) fn feed_whole(parser: &mut Parser, stream: &[u8]) -> Fed {
-    feed(parser, stream, &[stream.len().max(1)])
+    feed(parser, stream, &[stream.len()])
+}
+
+/// As [`feed`], for anything that parses.
+pub(crate) fn feed_with(
+    mut parse: impl FnMut(&[u8], &mut Collector) -> Result<usize, StreamError>,
+    stream: &[u8],
+    pieces: &[usize],
+) -> Fed {
+    let mut collector = Collector { stream: stream.to_vec(), ..Collector::default() };
+    let mut available = 0;
+    for piece in pieces.iter().cycle() {
+        available = (available + (*piece).max(1)).min(stream.len());
+        let input = &stream[collector.base..available];
+        match parse(input, &mut collector) {
+            Ok(consumed) => collector.base += consumed,
+            Err(error) => return Fed { collector, left: 0, result: Err(error) },
+        }
+        let left = available - collector.base;
+        assert!(left < LOOKAHEAD_MAX, "{left} bytes left at {}", collector.base);
+        if available == stream.len() {
+            return Fed { collector, left, result: Ok(()) };
+        }
+    }
+    unreachable!("pieces repeat for ever")
 }
