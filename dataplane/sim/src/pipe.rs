@@ -1,0 +1,155 @@
+//! One direction of one rail: bytes in order, with a rate, a delay and a bounded send buffer.
+//!
+//! Behaves as a TCP connection does to its users: nothing is lost or reordered until it dies, and
+//! then what was under way is cut at any byte. It can freeze, slow down, and damage a byte.
+
+use std::collections::VecDeque;
+
+const NS_PER_S: u64 = 1_000_000_000;
+
+struct Chunk {
+    bytes: Vec<u8>,
+    /// When it has left the send buffer.
+    leaves_ns: u64,
+    /// When the far end can read it.
+    arrives_ns: u64,
+}
+
+/// How a pipe behaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PipeShape {
+    pub(crate) rate_bytes_per_s: u64,
+    pub(crate) delay_ns: u64,
+    pub(crate) buffer_bytes: u64,
+    pub(crate) chunk_bytes: u64,
+}
+
+/// One direction of one rail.
+pub(crate) struct Pipe {
+    shape: PipeShape,
+    chunks: VecDeque<Chunk>,
+    busy_until_ns: u64,
+    frozen_until_ns: u64,
+    /// Nothing that is in it or enters it comes out any more.
+    is_swallowing: bool,
+    /// What is in it comes out; what enters is lost.
+    is_closed: bool,
+}
+
+impl Pipe {
+    pub(crate) fn new(shape: PipeShape) -> Self {
+        let chunks = VecDeque::new();
+        let (is_swallowing, is_closed) = (false, false);
+        Self { shape, chunks, busy_until_ns: 0, frozen_until_ns: 0, is_swallowing, is_closed }
+    }
+
+    /// Takes what fits of `bytes`; returns how many.
+    pub(crate) fn write(&mut self, now: u64, bytes: &[u8]) -> usize {
+        if self.is_closed {
+            return 0;
+        }
+        let mut written = 0;
+        let mut room = self.shape.buffer_bytes.saturating_sub(self.buffered(now));
+        while written < bytes.len() && room > 0 {
+            let left = (bytes.len() - written) as u64;
+            let size = left.min(room).min(self.shape.chunk_bytes);
+            let end = written + usize::try_from(size).unwrap_or(0);
+            self.push(now, &bytes[written..end]);
+            written = end;
+            room -= size;
+        }
+        written
+    }
+
+    fn push(&mut self, now: u64, bytes: &[u8]) {
+        let start = now.max(self.busy_until_ns);
+        let time = bytes.len() as u64 * NS_PER_S / self.shape.rate_bytes_per_s;
+        self.busy_until_ns = start + time.max(1);
+        let leaves_ns = self.busy_until_ns;
+        let arrives_ns = leaves_ns + self.shape.delay_ns;
+        self.chunks.push_back(Chunk { bytes: bytes.to_vec(), leaves_ns, arrives_ns });
+    }
+
+    fn buffered(&self, now: u64) -> u64 {
+        let waiting = self.chunks.iter().filter(|chunk| self.holds(chunk, now));
+        waiting.map(|chunk| chunk.bytes.len() as u64).sum()
+    }
+
+    fn holds(&self, chunk: &Chunk, now: u64) -> bool {
+        self.is_swallowing || chunk.leaves_ns.max(self.frozen_until_ns) > now
+    }
+
+    /// The next bytes that the far end can read.
+    pub(crate) fn read(&mut self, now: u64) -> Option<Vec<u8>> {
+        if self.is_swallowing || now < self.frozen_until_ns {
+            return None;
+        }
+        self.chunks.pop_front_if(|chunk| chunk.arrives_ns <= now).map(|chunk| chunk.bytes)
+    }
+
+    /// When the far end can read next; what lies before `now` is due.
+    pub(crate) fn readable_at(&self) -> Option<u64> {
+        let front = self.chunks.front().filter(|_| !self.is_swallowing)?;
+        Some(front.arrives_ns.max(self.frozen_until_ns))
+    }
+
+    /// When its send buffer has more room than now.
+    pub(crate) fn more_room_at(&self, now: u64) -> Option<u64> {
+        if self.is_swallowing || self.is_closed {
+            return None;
+        }
+        let leaving = self.chunks.iter().map(|chunk| chunk.leaves_ns.max(self.frozen_until_ns));
+        leaving.filter(|at| *at > now).min()
+    }
+
+    pub(crate) fn freeze(&mut self, until_ns: u64) {
+        self.frozen_until_ns = self.frozen_until_ns.max(until_ns);
+    }
+
+    pub(crate) fn thaw(&mut self) {
+        self.frozen_until_ns = 0;
+    }
+
+    pub(crate) fn set_rate(&mut self, rate_bytes_per_s: u64) {
+        self.shape.rate_bytes_per_s = rate_bytes_per_s;
+    }
+
+    /// Nothing more can be written; what is under way still arrives.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
+    }
+
+    pub(crate) fn is_swallowing(&self) -> bool {
+        self.is_swallowing
+    }
+
+    pub(crate) fn swallow(&mut self) {
+        self.is_swallowing = true;
+    }
+
+    /// Keeps only the first `keep` bytes of what is under way, as a dying connection does.
+    pub(crate) fn cut(&mut self, mut keep: usize) {
+        for chunk in &mut self.chunks {
+            chunk.bytes.truncate(keep);
+            keep -= chunk.bytes.len();
+        }
+        self.chunks.retain(|chunk| !chunk.bytes.is_empty());
+    }
+
+    pub(crate) fn in_flight_bytes(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.bytes.len()).sum()
+    }
+
+    /// Flips a bit of a byte under way; whether there was one.
+    pub(crate) fn damage(&mut self, at: usize, bit: u32) -> bool {
+        let mut skip = at;
+        for chunk in &mut self.chunks {
+            if let Some(byte) = chunk.bytes.get_mut(skip) {
+                *byte ^= 1 << (bit % 8);
+                return true;
+            }
+            skip -= chunk.bytes.len();
+        }
+        false
+    }
+}
