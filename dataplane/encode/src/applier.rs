@@ -327,3 +327,6 @@ fn pages_of(record: &Record, first: u32) -> impl Iterator<Item = (u32, PageIndex
     let index = record.index.0;
     (0..record.count).map(move |offset| (first + offset, PageIndex(index + u64::from(offset))))
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,7 @@ enum Action {
     Send(Form),
     Deliver(prop::sample::Index),
     Ack(prop::sample::Index),
+    Caching(bool),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -240,6 +241,7 @@ impl World {
             Action::Send(form) => self.send(*form),
             Action::Deliver(pick) => self.deliver(*pick)?,
             Action::Ack(pick) => self.ack(*pick),
+            Action::Caching(on) => self.planner.set_caching(*on),
         }
         Ok(())
     }
@@ -330,10 +332,11 @@ fn form() -> impl Strategy<Value = Form> {
 
 fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        5 => (0..18usize, change()).prop_map(|(page, change)| Action::Write { page, change }),
-        2 => form().prop_map(Action::Send),
-        2 => any::<prop::sample::Index>().prop_map(Action::Deliver),
-        2 => any::<prop::sample::Index>().prop_map(Action::Ack),
+        8 => (0..18usize, change()).prop_map(|(page, change)| Action::Write { page, change }),
+        3 => form().prop_map(Action::Send),
+        3 => any::<prop::sample::Index>().prop_map(Action::Deliver),
+        3 => any::<prop::sample::Index>().prop_map(Action::Ack),
+        1 => prop::bool::weighted(0.8).prop_map(Action::Caching),
     ]
 }
 

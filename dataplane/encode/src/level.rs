@@ -1,4 +1,18 @@
-//! How hard to compress.
+//! How hard to compress: picks the level at which the guest's bytes arrive soonest.
+//!
+//! Pure and cheap: a few counters, called by whoever drives the encode workers. It has no clock
+//! and no view of pages; times, counters and CPU come in as arguments.
+//!
+//! A guest byte costs `max(1 / encoder rate, ratio / link rate)` seconds: the encoder and the
+//! wire work side by side, the slower one counts. The level with the smallest cost wins. On a
+//! slow link that is the highest level whose workers still keep the wire busy, on a fast one no
+//! compression at all. What is not measured is taken from a table of typical figures, scaled by
+//! what was measured at other levels.
+//!
+//! The link's rate is only seen while it is the bottleneck: when more bytes are unacked than
+//! one round trip explains, the rate of acks is the link's. When frames wait for a worker and
+//! the link does not, its rate is higher than believed, and the belief is raised until the
+//! encoder gets out of the way; on an unknown link that means no compression at once.
 
 /// Codec and level of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -7,4 +21,489 @@ pub enum Level {
     Off,
     /// zstd at this level; negative ones are faster than 1.
     Zstd(i32),
+}
+
+/// A rung of the ladder: typical encoder rate in bytes of pages per worker and second, and
+/// typical wire bytes per page byte. Measured with `examples/encode_speed` over 1 MiB frames of
+/// programs, libraries and documents; only their relations matter for long.
+struct Rung {
+    level: Level,
+    rate: f64,
+    ratio: f64,
+}
+
+const fn rung(level: i32, rate: f64, ratio: f64) -> Rung {
+    Rung { level: Level::Zstd(level), rate, ratio }
+}
+
+/// Levels worth having, in the order of effort. Between them there is less than 2 % to gain.
+const LADDER: [Rung; 9] = [
+    Rung { level: Level::Off, rate: 10e9, ratio: 1.0 },
+    rung(-5, 650e6, 0.54),
+    rung(-1, 515e6, 0.45),
+    rung(1, 435e6, 0.405),
+    rung(2, 362e6, 0.388),
+    rung(3, 304e6, 0.373),
+    rung(5, 147e6, 0.363),
+    rung(7, 98e6, 0.355),
+    rung(9, 74e6, 0.353),
+];
+const RUNGS: usize = LADDER.len();
+const OFF: usize = 0;
+
+/// Samples closer together than this are put off: too few acks to tell a rate.
+const SAMPLE_NS_MIN: u64 = 20_000_000;
+/// Unacked bytes that take longer than this to drain, the round trip apart, show that the link
+/// is the bottleneck.
+const BACKLOG_NS_MIN: u64 = 20_000_000;
+/// Without any ack for this long after the round trip the link counts as interrupted, and
+/// nothing is learned until acks come again.
+const SILENCE_NS_MAX: u64 = 200_000_000;
+/// A level stays at least this long, unless it starves the link.
+const HOLD_NS: u64 = 200_000_000;
+/// A measured encoder rate stands for itself this long; then the other levels tell.
+const RATE_VALID_NS: u64 = 5_000_000_000;
+/// Frames with fewer page bytes say little about a level.
+const FRAME_BYTES_MIN: u64 = 64 << 10;
+
+/// Weight of a new measurement in the running averages.
+const FRAME_WEIGHT: f64 = 0.1;
+const LINK_WEIGHT: f64 = 0.4;
+/// Encoders are planned to be this much faster than the link needs.
+const ENCODER_HEADROOM: f64 = 1.1;
+/// A change must promise at least this part of the present cost...
+const CHANGE_COST_MAX: f64 = 0.98;
+/// ...and switching compression on at least this one: it costs CPU that others may want.
+const SWITCH_ON_COST_MAX: f64 = 0.85;
+/// How much faster than believed a link is taken to be when it starves.
+const STARVED_RAISE: f64 = 1.5;
+
+/// Bounds of a [`LevelControl`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LevelConfig {
+    /// Use this and nothing else.
+    pub forced: Option<Level>,
+    /// Level before anything is known. A light level is the safe choice: a fast link shows
+    /// within one sample, while frames that were queued raw for a slow one stay queued.
+    pub start: Level,
+    /// Highest level to use. Past 5 twice the CPU saves two per cent of the bytes.
+    pub max: Level,
+}
+
+impl Default for LevelConfig {
+    fn default() -> Self {
+        Self { forced: None, start: Level::Zstd(1), max: Level::Zstd(5) }
+    }
+}
+
+/// The state of link and workers at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkSample {
+    /// Monotonic time.
+    pub now_ns: u64,
+    /// Body bytes of Pages slices acked since the job began.
+    pub acked_bytes: u64,
+    /// Body bytes of Pages slices handed to the session and not acked, queued ones included.
+    pub unacked_bytes: u64,
+    /// Round trip time of the path, the latest figure; zero if not known.
+    pub rtt_ns: u64,
+    /// Plans that wait for an encode worker.
+    pub waiting_frames: u32,
+    /// CPU that the encode workers have or could get, in thousandths of a core.
+    pub spare_milli_cores: u32,
+}
+
+/// Running average.
+#[derive(Clone, Copy, Default)]
+struct Average(Option<f64>);
+
+impl Average {
+    fn add(&mut self, value: f64, weight: f64) {
+        self.0 = Some(self.0.map_or(value, |old| old + (value - old) * weight));
+    }
+}
+
+/// Picks the level for the next frames.
+pub struct LevelControl {
+    config: LevelConfig,
+    current: usize,
+    changed_ns: u64,
+    now_ns: u64,
+    previous: Option<LinkSample>,
+    last_ack_ns: u64,
+    rtt_ns_min: Option<u64>,
+    link_rate: Average,
+    /// Encoder rate against the table, per rung and over all of them, and when measured.
+    rates: [Average; RUNGS],
+    measured_ns: [u64; RUNGS],
+    rate: Average,
+    /// Part of the page bytes that no level compresses.
+    incompressible: Average,
+}
+
+impl LevelControl {
+    /// A control that knows nothing yet.
+    #[must_use]
+    pub fn new(config: LevelConfig) -> Self {
+        Self {
+            current: rung_of(config.start.min(config.max)),
+            config,
+            changed_ns: 0,
+            now_ns: 0,
+            previous: None,
+            last_ack_ns: 0,
+            rtt_ns_min: None,
+            link_rate: Average::default(),
+            rates: [Average::default(); RUNGS],
+            measured_ns: [0; RUNGS],
+            rate: Average::default(),
+            incompressible: Average::default(),
+        }
+    }
+
+    /// The level for the next frame.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.config.forced.unwrap_or(LADDER[self.current].level)
+    }
+
+    /// The link's rate as believed, in bytes per second; none before it was the bottleneck.
+    #[must_use]
+    pub fn link_bytes_per_s(&self) -> Option<u64> {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        self.link_rate.0.map(|rate| rate as u64)
+    }
+
+    /// Learns from one frame: `page_bytes` of literals and deltas became `frame_bytes`, which
+    /// kept a worker busy for `busy_ns`. Wall time is the better figure where workers share
+    /// their cores, thread CPU time where they do not.
+    pub fn observe_frame(&mut self, level: Level, page_bytes: u64, frame_bytes: u64, busy_ns: u64) {
+        if level == Level::Off || page_bytes < FRAME_BYTES_MIN || busy_ns == 0 {
+            return;
+        }
+        let at = rung_of(level);
+        let typical = &LADDER[at];
+        let rate = as_f64(page_bytes) * 1e9 / as_f64(busy_ns) / typical.rate;
+        self.rates[at].add(rate, FRAME_WEIGHT);
+        self.rate.add(rate, FRAME_WEIGHT);
+        self.measured_ns[at] = self.now_ns;
+        let ratio = as_f64(frame_bytes) / as_f64(page_bytes);
+        let incompressible = (ratio - typical.ratio) / (1.0 - typical.ratio);
+        self.incompressible.add(incompressible, FRAME_WEIGHT);
+    }
+
+    /// Learns from the state of the link and picks the level for the next frames. To be called
+    /// every 20 to 50 ms.
+    pub fn sample(&mut self, sample: &LinkSample) -> Level {
+        self.now_ns = sample.now_ns;
+        if sample.rtt_ns > 0 {
+            self.rtt_ns_min = Some(self.rtt_ns_min.map_or(sample.rtt_ns, |r| r.min(sample.rtt_ns)));
+        }
+        let Some(previous) = self.previous else {
+            // Measuring starts with the first ack: before it there is only latency.
+            if sample.acked_bytes > 0 {
+                self.previous = Some(*sample);
+                self.last_ack_ns = sample.now_ns;
+            }
+            return self.level();
+        };
+        if sample.now_ns.saturating_sub(previous.now_ns) >= SAMPLE_NS_MIN {
+            self.learn(&previous, sample);
+        }
+        self.level()
+    }
+
+    fn learn(&mut self, previous: &LinkSample, sample: &LinkSample) {
+        let acked = sample.acked_bytes.saturating_sub(previous.acked_bytes);
+        let silent_ns = sample.now_ns - self.last_ack_ns;
+        let rtt_ns = self.rtt_ns_min.unwrap_or(0);
+        if acked == 0 {
+            if silent_ns > rtt_ns + SILENCE_NS_MAX {
+                self.previous = Some(*sample);
+                self.last_ack_ns = sample.now_ns;
+            }
+            return;
+        }
+        self.previous = Some(*sample);
+        self.last_ack_ns = sample.now_ns;
+        let rate = as_f64(acked) * 1e9 / as_f64(sample.now_ns - previous.now_ns);
+        let backlog_ns = as_f64(sample.unacked_bytes) / rate * 1e9;
+        if backlog_ns > as_f64(rtt_ns + BACKLOG_NS_MIN) {
+            self.link_rate.add(rate, LINK_WEIGHT);
+            self.choose(sample);
+        } else if sample.waiting_frames > 0 && self.current != OFF {
+            self.give_way(rate, sample);
+        }
+    }
+
+    /// The link waits for the encoder.
+    fn give_way(&mut self, rate: f64, sample: &LinkSample) {
+        let Some(believed) = self.link_rate.0 else { return self.change(OFF) };
+        self.link_rate = Average(Some(believed.max(rate) * STARVED_RAISE));
+        let best = self.best(sample);
+        if best < self.current {
+            self.change(best);
+        }
+    }
+
+    fn choose(&mut self, sample: &LinkSample) {
+        if self.now_ns < self.changed_ns + HOLD_NS && self.changed_ns > 0 {
+            return;
+        }
+        let best = self.best(sample);
+        let worthwhile = if self.current == OFF { SWITCH_ON_COST_MAX } else { CHANGE_COST_MAX };
+        if self.cost(best, sample) < self.cost(self.current, sample) * worthwhile {
+            self.change(best);
+        }
+    }
+
+    fn change(&mut self, rung: usize) {
+        self.current = rung;
+        self.changed_ns = self.now_ns;
+    }
+
+    fn best(&self, sample: &LinkSample) -> usize {
+        let allowed = (0..RUNGS).filter(|&at| at == OFF || LADDER[at].level <= self.config.max);
+        let cost = |at: &usize| self.cost(*at, sample);
+        allowed.min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap_or(OFF)
+    }
+
+    /// Seconds that one page byte takes at a rung.
+    fn cost(&self, at: usize, sample: &LinkSample) -> f64 {
+        let workers = f64::from(sample.spare_milli_cores.max(1)) / 1000.0;
+        let encoder = ENCODER_HEADROOM / (workers * self.encoder_rate(at));
+        let wire = self.link_rate.0.map_or(0.0, |rate| self.ratio(at) / rate);
+        encoder.max(wire)
+    }
+
+    fn encoder_rate(&self, at: usize) -> f64 {
+        let fresh = self.now_ns < self.measured_ns[at] + RATE_VALID_NS;
+        let own = self.rates[at].0.filter(|_| fresh);
+        let scale = if at == OFF { 1.0 } else { own.or(self.rate.0).unwrap_or(1.0) };
+        LADDER[at].rate * scale
+    }
+
+    /// A part stays as it is, the rest shrinks as the table says.
+    fn ratio(&self, at: usize) -> f64 {
+        let part = self.incompressible.0.unwrap_or(0.0);
+        (part + (1.0 - part) * LADDER[at].ratio).clamp(0.01, 1.0)
+    }
+}
+
+/// The rung of a level, or the nearest one below it.
+fn rung_of(level: Level) -> usize {
+    LADDER.iter().rposition(|rung| rung.level <= level).unwrap_or(OFF)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "rates need no 53 bits")]
+fn as_f64(value: u64) -> f64 {
+    value as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME_BYTES: u64 = 1 << 20;
+    const STEP_NS: u64 = 1_000_000;
+    const WINDOW_BYTES: f64 = 32e6;
+
+    /// A link, its workers and an endless supply of pages, in steps of a millisecond.
+    struct World {
+        control: LevelControl,
+        link_rate: f64,
+        rtt_ns: u64,
+        workers: f64,
+        /// True encoder rates against the table, and true ratio against the table.
+        speed: f64,
+        ratio: f64,
+        now_ns: u64,
+        wire_bytes: f64,
+        framed_bytes: f64,
+        acked: std::collections::VecDeque<(u64, f64)>,
+        acked_bytes: f64,
+        queue_bytes: f64,
+        busy: [f64; RUNGS],
+    }
+
+    impl World {
+        fn new(link_rate: f64, workers: f64) -> Self {
+            Self {
+                control: LevelControl::new(LevelConfig {
+                    max: Level::Zstd(9),
+                    ..LevelConfig::default()
+                }),
+                link_rate,
+                rtt_ns: 200_000,
+                workers,
+                speed: 1.0,
+                ratio: 1.0,
+                now_ns: 1,
+                wire_bytes: 0.0,
+                framed_bytes: 0.0,
+                acked: std::collections::VecDeque::new(),
+                acked_bytes: 0.0,
+                queue_bytes: 0.0,
+                busy: [0.0; RUNGS],
+            }
+        }
+
+        fn unacked(&self) -> f64 {
+            self.queue_bytes + self.acked.iter().map(|(_, bytes)| bytes).sum::<f64>()
+        }
+
+        fn step(&mut self) {
+            let dt = STEP_NS as f64 / 1e9;
+            let level = self.control.level();
+            let at = rung_of(level);
+            let typical = &LADDER[at];
+            let rate = typical.rate * if at == OFF { 1.0 } else { self.speed };
+            let ratio = if at == OFF { 1.0 } else { (typical.ratio * self.ratio).min(1.0) };
+            let room = (WINDOW_BYTES - self.unacked()).max(0.0);
+            let pages = (rate * self.workers * dt).min(room / ratio);
+            self.queue_bytes += pages * ratio;
+            self.busy[at] += dt;
+            self.framed_bytes += pages;
+            while self.framed_bytes >= FRAME_BYTES as f64 {
+                self.framed_bytes -= FRAME_BYTES as f64;
+                let busy_ns = (FRAME_BYTES as f64 / rate * 1e9) as u64;
+                let frame = (FRAME_BYTES as f64 * ratio) as u64;
+                self.control.observe_frame(level, FRAME_BYTES, frame, busy_ns);
+            }
+            let sent = (self.link_rate * dt).min(self.queue_bytes);
+            self.queue_bytes -= sent;
+            self.wire_bytes += sent;
+            self.now_ns += STEP_NS;
+            self.acked.push_back((self.now_ns + self.rtt_ns, sent));
+            while self.acked.front().is_some_and(|(at, _)| *at <= self.now_ns) {
+                self.acked_bytes += self.acked.pop_front().unwrap().1;
+            }
+            let starved = pages >= rate * self.workers * dt * 0.99;
+            self.control.sample(&LinkSample {
+                now_ns: self.now_ns,
+                acked_bytes: self.acked_bytes as u64,
+                unacked_bytes: self.unacked() as u64,
+                rtt_ns: self.rtt_ns,
+                waiting_frames: if starved { 4 } else { 0 },
+                spare_milli_cores: (self.workers * 1000.0) as u32,
+            });
+        }
+
+        fn run_ms(&mut self, ms: u64) -> Level {
+            for _ in 0..ms {
+                self.step();
+            }
+            self.control.level()
+        }
+    }
+
+    #[test]
+    fn a_fast_link_gets_no_compression_almost_at_once() {
+        for rate in [1.5e9, 2.5e9, 6e9] {
+            let mut world = World::new(rate, 2.0);
+            assert_eq!(world.run_ms(60), Level::Off, "{rate}");
+            assert_eq!(world.run_ms(3000), Level::Off, "{rate}");
+            let compressing: f64 = world.busy[1..].iter().sum();
+            assert!(compressing < 0.06, "{rate}: {compressing} s");
+        }
+    }
+
+    #[test]
+    fn a_slow_link_gets_the_level_that_keeps_it_busy() {
+        for (rate, workers, expected) in [
+            (62.5e6, 2.0, Level::Zstd(7)),
+            (80e6, 2.0, Level::Zstd(5)),
+            (62.5e6, 1.0, Level::Zstd(3)),
+            (125e6, 2.0, Level::Zstd(3)),
+            (12.5e6, 2.0, Level::Zstd(9)),
+            (1.25e6, 1.0, Level::Zstd(9)),
+        ] {
+            let mut world = World::new(rate, workers);
+            assert_eq!(world.run_ms(1000), expected, "{rate} {workers}");
+            let before = (world.wire_bytes, world.now_ns);
+            assert_eq!(world.run_ms(5000), expected, "{rate} {workers}");
+            let seconds = (world.now_ns - before.1) as f64 / 1e9;
+            let used = (world.wire_bytes - before.0) / seconds / rate;
+            assert!(used > 0.97, "{rate} {workers}: {used}");
+        }
+    }
+
+    #[test]
+    fn a_slower_machine_and_harder_data_are_measured() {
+        let mut world = World::new(62.5e6, 2.0);
+        world.speed = 0.4;
+        let level = world.run_ms(1500);
+        assert!((Level::Zstd(1)..=Level::Zstd(3)).contains(&level), "{level:?}");
+        world.ratio = 3.0;
+        world.speed = 1.0;
+        world.run_ms(1500);
+        let before = (world.wire_bytes, world.now_ns);
+        world.run_ms(2000);
+        let seconds = (world.now_ns - before.1) as f64 / 1e9;
+        assert!((world.wire_bytes - before.0) / seconds > 0.95 * 62.5e6);
+    }
+
+    #[test]
+    fn a_long_path_is_not_taken_for_a_slow_one() {
+        let mut world = World::new(62.5e6, 2.0);
+        world.rtt_ns = 200_000_000;
+        let level = world.run_ms(2000);
+        assert!(level >= Level::Zstd(3), "{level:?}");
+        let before = (world.wire_bytes, world.now_ns);
+        world.run_ms(4000);
+        let seconds = (world.now_ns - before.1) as f64 / 1e9;
+        let used = (world.wire_bytes - before.0) / seconds / 62.5e6;
+        assert!(used > 0.93, "{used}");
+    }
+
+    #[test]
+    fn a_link_that_changes_is_followed() {
+        let mut world = World::new(12.5e6, 2.0);
+        assert_eq!(world.run_ms(1000), Level::Zstd(9));
+        world.link_rate = 2.5e9;
+        world.run_ms(1000);
+        assert_eq!(world.control.level(), Level::Off);
+        world.link_rate = 62.5e6;
+        world.run_ms(1500);
+        assert_eq!(world.control.level(), Level::Zstd(7));
+    }
+
+    #[test]
+    fn levels_do_not_flap() {
+        for rate in [20e6, 62.5e6, 110e6, 200e6, 400e6, 700e6] {
+            let mut world = World::new(rate, 2.0);
+            world.run_ms(1500);
+            let mut changes = 0;
+            let mut level = world.control.level();
+            for _ in 0..5000 {
+                let next = world.run_ms(1);
+                changes += u32::from(next != level);
+                level = next;
+            }
+            assert!(changes <= 4, "{rate}: {changes}");
+        }
+    }
+
+    #[test]
+    fn forced_and_highest_levels_are_kept() {
+        let forced = LevelConfig { forced: Some(Level::Zstd(19)), ..LevelConfig::default() };
+        let mut world = World::new(2.5e9, 2.0);
+        world.control = LevelControl::new(forced);
+        assert_eq!(world.run_ms(500), Level::Zstd(19));
+        let bounded = LevelConfig { max: Level::Zstd(2), ..LevelConfig::default() };
+        let mut world = World::new(1e6, 2.0);
+        world.control = LevelControl::new(bounded);
+        assert_eq!(world.run_ms(1000), Level::Zstd(2));
+        let off = LevelConfig { max: Level::Off, ..LevelConfig::default() };
+        assert_eq!(LevelControl::new(off).level(), Level::Off);
+    }
+
+    #[test]
+    fn an_interrupted_link_teaches_nothing() {
+        let mut world = World::new(62.5e6, 2.0);
+        let before = world.run_ms(1500);
+        world.link_rate = 1.0;
+        world.run_ms(3000);
+        assert_eq!(world.control.level(), before);
+    }
 }

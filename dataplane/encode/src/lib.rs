@@ -31,7 +31,7 @@ pub use frame::{
     FRAME_BODY_START, FRAME_BYTES_MAX, FRAME_HEADER_BYTES, FRAME_VERSION, Framed, Framer,
 };
 pub use hash::{HashAlgorithm, Leaf, Page, PageHasher};
-pub use level::Level;
+pub use level::{Level, LevelConfig, LevelControl, LinkSample};
 pub use plan::{FRAME_DELTA_BYTES_MAX, Plan, PlanCounts};
 pub use planner::{Planner, PlannerConfig};
 pub use table::{Root, SEQ_MAX};

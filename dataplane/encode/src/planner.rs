@@ -46,6 +46,7 @@ pub struct Planner {
     readers: Vec<u32>,
     index: DedupIndex,
     cache: DeltaCache,
+    caching: bool,
     last_seq: Option<u64>,
     started: bool,
 }
@@ -76,6 +77,7 @@ impl Planner {
             readers: Vec::new(),
             index: DedupIndex::new(0, 0),
             cache: DeltaCache::new(0, 0),
+            caching: true,
             last_seq: None,
             started: false,
         }
@@ -97,6 +99,14 @@ impl Planner {
         self.index = DedupIndex::new(span, self.config.dedup_bytes);
         self.cache = DeltaCache::new(span, self.config.delta_cache_bytes);
         Ok(())
+    }
+
+    /// Whether pages sent from now on are kept for deltas; on at first. Off saves a copy and,
+    /// at the first use of the memory, a page fault for every page: on a link that is faster
+    /// than the codec a delta gains nothing. Pages kept so far still serve until they are sent
+    /// anew.
+    pub fn set_caching(&mut self, caching: bool) {
+        self.caching = caching;
     }
 
     /// Decides for every page of `batch`, whose contents lie in `bytes`, and fills `out`.
@@ -219,9 +229,12 @@ impl Planner {
         }
         self.note_overwrite(turn, page, out);
         let op = self.choose(turn, page, leaf, content, at, out);
-        let resent = self.table.seq(page).is_some();
+        if self.caching {
+            self.cache.store(page, content, self.table.seq(page).is_some());
+        } else {
+            self.cache.forget(page);
+        }
         self.table.set(page, turn.seq, leaf);
-        self.cache.store(page, content, resent);
         out.pages.push(PlannedPage { block: entry.block, index: entry.index, op });
         Ok(())
     }
@@ -342,3 +355,6 @@ enum Source {
 
 /// The base of a delta is still in flight.
 struct Unacked;
+
+#[cfg(test)]
+mod tests;
