@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cpu;
+pub mod engine;
 pub mod guest;
 pub mod interrupt;
 pub mod migrate;

@@ -2,6 +2,7 @@
 //! A QEMU also ends when the thread that started it does, so start it from a thread that lives as long.
 
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use dwcp_engine::qmp::Qmp;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::guest::Guest;
@@ -22,6 +24,8 @@ use crate::workdir::WorkDir;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// A guest boots in 2-4 s under emulation; loaded machines are slower, and never is far off.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// In the folder of a QEMU that somebody else starts for us.
+pub(crate) const PID_FILE: &str = "qemu.pid";
 const QUIT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How guest code runs.
@@ -80,6 +84,19 @@ pub enum Ram {
     },
 }
 
+/// Where the guest's state comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// It boots.
+    Boot,
+    /// It boots as soon as somebody says `cont`.
+    BootPaused,
+    /// From a migration, and stays paused then.
+    Incoming,
+    /// From a migration, and runs by itself then.
+    IncomingRunning,
+}
+
 /// How a QEMU is started; see [`QemuConfig::for_guest`] for the defaults.
 #[derive(Debug, Clone)]
 pub struct QemuConfig<'a> {
@@ -97,10 +114,8 @@ pub struct QemuConfig<'a> {
     pub ram: Ram,
     /// Virtual processors.
     pub smp: u32,
-    /// Start as a migration target: `-S -incoming defer`.
-    pub incoming: bool,
-    /// Start with stopped processors.
-    pub paused: bool,
+    /// Booted or migrated.
+    pub start: Start,
     /// Further arguments.
     pub extra: Vec<String>,
     /// Program instead of the one in PATH.
@@ -119,17 +134,16 @@ impl<'a> QemuConfig<'a> {
             memory_mb: guest.memory_mb,
             ram: Ram::Plain,
             smp: 1,
-            incoming: false,
-            paused: false,
+            start: Start::Boot,
             extra: Vec::new(),
             program: QEMU_PROGRAM.into(),
         }
     }
 
-    /// The same machine as a migration target.
+    /// The same machine as a migration target: `-S -incoming defer`.
     #[must_use]
     pub fn as_target(&self) -> Self {
-        Self { incoming: true, ..self.clone() }
+        Self { start: Start::Incoming, ..self.clone() }
     }
 
     /// The arguments after the program, with sockets and logs in `dir`.
@@ -157,13 +171,30 @@ impl<'a> QemuConfig<'a> {
         let socket = |name: &str| format!("unix:{},server=on,wait=off", path(name));
         add(&["-serial", &socket("tick.sock")]);
         add(&["-qmp", &socket("qmp0.sock"), "-qmp", &socket("qmp1.sock")]);
-        if self.incoming {
-            add(&["-S", "-incoming", "defer"]);
-        } else if self.paused {
-            add(&["-S"]);
-        }
+        add(match self.start {
+            Start::Boot => &[],
+            Start::BootPaused => &["-S"],
+            Start::Incoming => &["-S", "-incoming", "defer"],
+            Start::IncomingRunning => &["-incoming", "defer"],
+        });
         args.extend(self.extra.iter().cloned());
         args
+    }
+
+    /// The launch file of `dwcp-engine receive`: program and arguments, one a line. The engine adds the memory
+    /// backend, `-S` and `-incoming`; [`Qemu::adopt`] finds the process again in `dir`, which other users may
+    /// write, since the engine may run QEMU as one.
+    ///
+    /// # Errors
+    /// The folder's mode cannot be changed.
+    pub fn launch_lines(&self, dir: &WorkDir) -> Result<String> {
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o1777))?;
+        let config = QemuConfig { start: Start::Boot, ram: Ram::Plain, ..self.clone() };
+        let mut lines = vec![QEMU_PROGRAM.to_owned()];
+        lines.extend(config.arguments(dir.path()));
+        lines.extend(["-pidfile".into(), dir.join(PID_FILE).display().to_string()]);
+        lines.push(String::new());
+        Ok(lines.join("\n"))
     }
 
     fn memory_arguments(&self) -> Vec<String> {
@@ -214,10 +245,17 @@ pub fn owned_command(host: Option<&Host>, program: &Path) -> Command {
     command
 }
 
+/// A process that is ours, or one that an engine started for us.
+#[derive(Debug)]
+enum Process {
+    Child(Child),
+    Adopted(Pid),
+}
+
 /// A running QEMU.
 #[derive(Debug)]
 pub struct Qemu {
-    child: Child,
+    process: Process,
     qmp: Qmp,
     ticks: TickReader,
     machine: Machine,
@@ -242,7 +280,7 @@ impl Qemu {
             .with_context(|| format!("starting {}", config.program.display()))?;
         match connect(&mut child, dir.path(), &log) {
             Ok((qmp, ticks)) => Ok(Self {
-                child,
+                process: Process::Child(child),
                 qmp,
                 ticks,
                 machine: config.machine,
@@ -255,6 +293,32 @@ impl Qemu {
                 Err(error)
             }
         }
+    }
+
+    /// Takes over a QEMU that an engine starts with [`QemuConfig::launch_lines`] in `dir`, as soon as it is there.
+    ///
+    /// # Errors
+    /// It does not appear within `limit`, or `cancelled` says that it never will.
+    pub fn adopt(
+        config: &QemuConfig<'_>,
+        dir: WorkDir,
+        limit: Duration,
+        mut cancelled: impl FnMut() -> Result<()>,
+    ) -> Result<Self> {
+        let (qmp, pid) = interrupt::wait_until("the launched QEMU", limit, || {
+            cancelled()?;
+            let Some(pid) = read_pid(&dir.join(PID_FILE)) else { return Ok(None) };
+            Ok(Qmp::connect(&dir.join("qmp0.sock")).ok().map(|qmp| (qmp, pid)))
+        })?;
+        let ticks = TickReader::connect(&dir.join("tick.sock"))?;
+        Ok(Self {
+            process: Process::Adopted(pid),
+            qmp,
+            ticks,
+            machine: config.machine,
+            memory_bytes: config.memory_mb << 20,
+            dir,
+        })
     }
 
     /// Starts a guest and waits for its first ticks.
@@ -274,7 +338,10 @@ impl Qemu {
     /// Process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        match &self.process {
+            Process::Child(child) => child.id(),
+            Process::Adopted(pid) => pid.as_raw_nonzero().get().unsigned_abs(),
+        }
     }
 
     /// Its folder, with `console.log`, `stderr.log` and the sockets.
@@ -337,13 +404,23 @@ impl Qemu {
 
     /// True while the process lives.
     pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        match &mut self.process {
+            Process::Child(child) => matches!(child.try_wait(), Ok(None)),
+            Process::Adopted(pid) => rustix::process::test_kill_process(*pid).is_ok(),
+        }
     }
 
     /// SIGKILL, as a crash.
     pub fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        match &mut self.process {
+            Process::Child(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Process::Adopted(pid) => {
+                let _ = rustix::process::kill_process(*pid, Signal::KILL);
+            }
+        }
     }
 
     /// Asks QEMU to end and waits for it.
@@ -352,8 +429,7 @@ impl Qemu {
     /// It does not end.
     pub fn quit(mut self) -> Result<()> {
         let _ = self.qmp.execute("quit", json!({}));
-        interrupt::wait_until("end of QEMU", QUIT_LIMIT, || Ok(self.child.try_wait()?))?;
-        Ok(())
+        interrupt::wait_until("end of QEMU", QUIT_LIMIT, || Ok((!self.is_alive()).then_some(())))
     }
 }
 
@@ -361,6 +437,12 @@ impl Drop for Qemu {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The process a pid file names.
+pub(crate) fn read_pid(path: &Path) -> Option<Pid> {
+    let text = fs::read_to_string(path).ok()?;
+    Pid::from_raw(text.trim().parse().ok()?)
 }
 
 fn connect(child: &mut Child, dir: &Path, log: &Path) -> Result<(Qmp, TickReader)> {

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
+use crate::qemu::{PID_FILE, read_pid};
+
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A name no other living process uses: `dwcp-<pid>-<n>`.
@@ -68,8 +70,19 @@ fn sweep(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         if entry.file_name().to_str().is_some_and(is_stale) {
+            end_adopted(&entry.path());
             let _ = std::fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+/// Ends the QEMU that was launched into a stale folder; its command line names the folder.
+fn end_adopted(dir: &Path) {
+    let Some(pid) = read_pid(&dir.join(PID_FILE)) else { return };
+    let raw = pid.as_raw_nonzero();
+    let words = std::fs::read_to_string(format!("/proc/{raw}/cmdline")).unwrap_or_default();
+    if words.contains(&dir.display().to_string()) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
 }
 
