@@ -3,5 +3,22 @@
 //! loops of `dwcp-tcp`. It must not know the control plane.
 #![forbid(unsafe_code)]
 
+pub mod ask;
+pub mod cli;
+mod cpu;
+pub mod error;
+pub mod ipc;
+mod outcome;
+mod progress;
 pub mod qemu;
 pub mod qmp;
+pub mod records;
+pub mod report;
+pub mod signals;
+mod slots;
+pub mod source;
+pub mod store;
+pub mod target;
+pub mod units;
+
+pub use progress::Progress;

@@ -1,6 +1,7 @@
 //! What must agree between two QEMUs before a guest can move, and what forbids a move at all.
 //! Gathered on both hosts; the target compares and refuses by name.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::qmp::{Qmp, QmpError};
@@ -10,7 +11,7 @@ const FACT_CHARS_MAX: usize = 900;
 const DISKS_MAX: usize = 64;
 
 /// A guest as its monitor describes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFacts {
     /// The guest's UUID, all zero when none was set.
     pub uuid: [u8; 16],

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::qmp::{Qmp, QmpError};
@@ -12,7 +13,7 @@ use crate::qmp::{Qmp, QmpError};
 pub const RAM_BLOCKS_MAX: usize = 1024;
 
 /// One RAM block of a guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RamBlockInfo {
     /// QEMU's name for it, for example `pc.ram`.
     pub name: String,

@@ -1,0 +1,375 @@
+//! The intake: reads QEMU's stream from its unix socket into arena slots, takes the pages out, plans
+//! them and hands whole slots on. One thread; after arming it allocates nothing per page. It blocks
+//! on QEMU, on a free slot or on the encoders, never on the network itself.
+
+use std::io::{ErrorKind, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, Sender};
+use dwcp_encode::{Framer, Level, Plan, Planner};
+use dwcp_hostmem::{Arena, Slot};
+use dwcp_qemustream::Parser;
+use dwcp_tcp::{Body, Endpoint, Outbound};
+use dwcp_wire::{Channel, SliceFlags};
+
+use super::encoder::{EncodeJob, Sample, take_slot};
+use super::gate::Gate;
+use super::levels::LevelChoice;
+use super::shared::Shared;
+use super::sink::{PARSE_BYTES_MAX, StreamSink};
+use super::skeleton::SkeletonSender;
+use crate::error::{Class, Doing, EngineError, Result};
+use crate::slots::{HEADROOM, STREAM_BYTES_MAX};
+
+/// Pages in one batch once the guest is stopped: small batches keep every stage busy.
+const TAIL_BATCH_PAGES: usize = 32;
+/// How long QEMU may be silent before what is gathered goes on.
+const IDLE: Duration = Duration::from_millis(1);
+/// How long one wait for QEMU's bytes lasts before the abort flag is looked at.
+const WAIT: Duration = Duration::from_millis(50);
+/// How long the tail may pause before it counts as whole: a machine with `suppress-vmdesc` gives no
+/// other sign of its end.
+const TAIL_IDLE: Duration = Duration::from_millis(200);
+
+/// What the intake tells the child's main thread.
+#[derive(Debug)]
+pub enum IntakeEvent {
+    /// RAM has ended: this is its root, and every page slice below `pages` was planned.
+    RamEnd {
+        /// The root over all pages that were taken out.
+        root: dwcp_encode::Root,
+        /// Page slices planned.
+        slices: u64,
+    },
+    /// The device state, whole, waiting for GO.
+    Tail {
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// The number of its first skeleton slice.
+        seq: u64,
+    },
+    /// QEMU has closed its socket.
+    Closed,
+    /// The stream cannot be carried, or the socket failed.
+    Failed(EngineError),
+}
+
+/// Everything the intake works with.
+pub struct Intake {
+    /// QEMU's migration socket.
+    pub stream: UnixStream,
+    /// The parser, already told which blocks to take out.
+    pub parser: Parser,
+    /// What the parser finds.
+    pub sink: StreamSink,
+    /// Per-page knowledge.
+    pub planner: Planner,
+    /// Slots for the stream.
+    pub arena: Arc<Arena>,
+    /// The session.
+    pub endpoint: Endpoint,
+    /// Batches for the workers.
+    pub jobs: Sender<EncodeJob>,
+    /// Plans that come back from the workers.
+    pub plans: Receiver<Box<Plan>>,
+    /// The workers' speeds.
+    pub samples: Receiver<Sample>,
+    /// Chooses the level.
+    pub control: LevelChoice,
+    /// Skeleton slices.
+    pub skeleton: SkeletonSender,
+    /// Holds back what the link cannot take yet.
+    pub gate: Arc<Gate>,
+    /// The whole stream is skeleton: its bytes are the guest's.
+    pub plain: bool,
+    /// Flags and counters.
+    pub shared: Arc<Shared>,
+    /// To the main thread.
+    pub events: Sender<IntakeEvent>,
+}
+
+/// A slot being filled: stream bytes from [`HEADROOM`] to `filled`, of which those up to `parsed`
+/// have been looked at.
+struct Filling {
+    slot: Slot,
+    parsed: usize,
+    filled: usize,
+}
+
+enum Got {
+    Bytes,
+    Silence,
+    End,
+}
+
+impl Intake {
+    /// Runs until QEMU closes the socket, the stream is refused or the job is aborted.
+    pub fn run(mut self) {
+        let event = match self.pump() {
+            Ok(()) => IntakeEvent::Closed,
+            Err(error) => IntakeEvent::Failed(error),
+        };
+        let _ = self.events.send(event);
+    }
+
+    fn pump(&mut self) -> Result<()> {
+        let mut state = Progress::new(self.next_slot()?);
+        loop {
+            if self.shared.aborted() {
+                return Ok(());
+            }
+            let wait = if state.owes(&self.sink) { IDLE } else { WAIT };
+            match self.read(&mut state.filling, wait)? {
+                Got::End => return Ok(()),
+                Got::Silence => self.on_silence(&mut state, wait)?,
+                Got::Bytes => self.on_bytes(&mut state)?,
+            }
+        }
+    }
+
+    fn on_bytes(&mut self, state: &mut Progress) -> Result<()> {
+        state.quiet = Duration::ZERO;
+        if self.shared.stopped.load(Relaxed) {
+            self.sink.batch.limit_pages(TAIL_BATCH_PAGES);
+        }
+        while self.parse(&mut state.filling)? {
+            if self.sink.batch_is_full() {
+                self.ship(state)?;
+            }
+        }
+        if self.sink.ram_ended && !state.ram_ended {
+            state.ram_ended = true;
+            self.end_of_ram(state)?;
+        }
+        if state.filling.is_full() {
+            self.ship(state)?;
+        }
+        if self.sink.skeleton_is_full() && !state.ram_ended {
+            self.send_skeleton()?;
+        }
+        if self.sink.stream_ended { self.finish_tail(state) } else { Ok(()) }
+    }
+
+    /// QEMU is silent: what is gathered must not wait for it, or a handshake would never end.
+    fn on_silence(&mut self, state: &mut Progress, wait: Duration) -> Result<()> {
+        state.quiet += wait;
+        if !state.ram_ended {
+            self.ship(state)?;
+            return self.send_skeleton();
+        }
+        if state.quiet >= TAIL_IDLE { self.finish_tail(state) } else { Ok(()) }
+    }
+
+    fn read(&self, filling: &mut Filling, wait: Duration) -> Result<Got> {
+        self.stream.set_read_timeout(Some(wait)).doing(|| "waiting for QEMU's stream".to_owned())?;
+        let filled = filling.filled;
+        match (&self.stream).read(&mut filling.slot[filled..HEADROOM + STREAM_BYTES_MAX]) {
+            Ok(0) => Ok(Got::End),
+            Ok(n) => {
+                filling.filled += n;
+                Ok(Got::Bytes)
+            }
+            Err(e) => match e.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(Got::Silence),
+                ErrorKind::Interrupted => Ok(Got::Bytes),
+                ErrorKind::ConnectionReset => Ok(Got::End),
+                _ => Err(EngineError::io("reading QEMU's stream", e)),
+            },
+        }
+    }
+
+    /// Parses the next piece; false when nothing whole is left.
+    fn parse(&mut self, filling: &mut Filling) -> Result<bool> {
+        self.sink.base = filling.parsed;
+        let end = filling.filled.min(filling.parsed + PARSE_BYTES_MAX);
+        let mut input = &filling.slot[filling.parsed..end];
+        let mut taken = self.take(input)?;
+        if taken == 0 && end < filling.filled {
+            // One record is longer than a piece: show the parser all there is.
+            input = &filling.slot[filling.parsed..filling.filled];
+            taken = self.take(input)?;
+        }
+        filling.parsed += taken;
+        match self.sink.failure.take() {
+            Some(text) => Err(EngineError::new(Class::Conflict, text)),
+            None => Ok(taken > 0),
+        }
+    }
+
+    fn take(&mut self, input: &[u8]) -> Result<usize> {
+        self.parser.parse(input, &mut self.sink).map_err(|e| {
+            EngineError::new(Class::Conflict, format!("QEMU's migration stream: {e}"))
+        })
+    }
+
+    /// Plans the pages of the slot and hands it on; goes on with a fresh one.
+    fn ship(&mut self, state: &mut Progress) -> Result<()> {
+        if self.sink.batch.is_empty() {
+            // Nothing but skeleton: the slot can be used again from its start.
+            state.filling.restart();
+            return Ok(());
+        }
+        let fresh = self.next_slot()?;
+        let full = state.filling.replace(fresh);
+        self.plan(full, state)
+    }
+
+    fn plan(&mut self, slot: Slot, state: &mut Progress) -> Result<()> {
+        let mut plan =
+            state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default();
+        let seq = state.next_seq;
+        let acked_below = self.endpoint.acked_below(Channel::Pages);
+        self.planner
+            .plan(seq, acked_below, &slot, &self.sink.batch, &mut plan)
+            .map_err(|e| EngineError::new(Class::Failed, format!("planning pages: {e}")))?;
+        let pages = self.sink.clear_batch();
+        self.shared.pages_in.fetch_add(pages, Relaxed);
+        if plan.is_empty() {
+            self.shared.count(plan.counts(), false);
+            state.spare.push(plan);
+            return Ok(());
+        }
+        state.next_seq += 1;
+        let bytes = plan.raw_bytes() as u64;
+        self.shared.unencoded_bytes.fetch_add(bytes, Relaxed);
+        let level = self.choose_level();
+        let job = EncodeJob { slot, plan, seq, generation: self.sink.generation().0, level, bytes };
+        match level {
+            Level::Off => self.send_in_place(state, job),
+            Level::Zstd(_) => self.enqueue(job),
+        }
+    }
+
+    /// With the codec off the slot itself goes on the wire, unless too little of it is wanted.
+    fn send_in_place(&mut self, state: &mut Progress, mut job: EncodeJob) -> Result<()> {
+        // The plan's offsets count from the slot's start.
+        let payload = 0..job.slot.len();
+        let Some(range) = state.framer.raw_in_place(&job.plan, &mut job.slot, payload) else {
+            return self.enqueue(job);
+        };
+        self.shared.count(job.plan.counts(), false);
+        let out = Outbound {
+            channel: Channel::Pages,
+            seq: job.seq,
+            generation: job.generation,
+            flags: SliceFlags::NONE,
+            not_before: job.plan.not_before(),
+            body: Body::Slot { slot: job.slot, range },
+        };
+        let sent = self.gate.submit(&self.endpoint, &self.shared, out).map_err(|_| closed());
+        self.shared.unencoded_bytes.fetch_sub(job.bytes, Relaxed);
+        state.spare.push(job.plan);
+        sent
+    }
+
+    fn enqueue(&mut self, job: EncodeJob) -> Result<()> {
+        self.jobs.send(job).map_err(|_| closed())
+    }
+
+    fn choose_level(&mut self) -> Level {
+        for sample in self.samples.try_iter() {
+            self.control.observe(&sample);
+        }
+        let level = self.control.choose(&self.endpoint.stats(), self.jobs.len());
+        let number = match level {
+            Level::Off => 0,
+            Level::Zstd(n) => n,
+        };
+        self.shared.level.store(number, Relaxed);
+        level
+    }
+
+    fn end_of_ram(&mut self, state: &mut Progress) -> Result<()> {
+        self.ship(state)?;
+        self.send_skeleton()?;
+        let event =
+            IntakeEvent::RamEnd { root: self.planner.root(), slices: state.next_seq };
+        self.events.send(event).map_err(|_| closed())
+    }
+
+    fn finish_tail(&mut self, state: &mut Progress) -> Result<()> {
+        if state.tail_sent {
+            return Ok(());
+        }
+        state.tail_sent = true;
+        let tail = self.sink.take_tail();
+        let event = IntakeEvent::Tail { bytes: tail, seq: self.skeleton.next_seq };
+        self.events.send(event).map_err(|_| closed())
+    }
+
+    fn send_skeleton(&mut self) -> Result<()> {
+        if self.sink.skeleton.is_empty() {
+            return Ok(());
+        }
+        let sent = self.skeleton.send(&self.sink.skeleton, false);
+        if self.plain {
+            let pages = self.sink.skeleton.len() / dwcp_wire::PAGE_BYTES;
+            self.shared.pages_in.fetch_add(pages as u64, Relaxed);
+        }
+        self.sink.skeleton.clear();
+        sent
+    }
+
+    fn next_slot(&self) -> Result<Slot> {
+        take_slot(&self.arena, &self.shared).ok_or_else(closed)
+    }
+}
+
+fn closed() -> EngineError {
+    EngineError::new(Class::Unreachable, "the session has ended")
+}
+
+/// Where the intake stands.
+struct Progress {
+    filling: Filling,
+    framer: Framer,
+    spare: Vec<Box<Plan>>,
+    next_seq: u64,
+    quiet: Duration,
+    ram_ended: bool,
+    tail_sent: bool,
+}
+
+impl Progress {
+    fn new(slot: Slot) -> Self {
+        Self {
+            filling: Filling { slot, parsed: HEADROOM, filled: HEADROOM },
+            framer: Framer::new(Level::Off),
+            spare: Vec::with_capacity(2),
+            next_seq: 0,
+            quiet: Duration::ZERO,
+            ram_ended: false,
+            tail_sent: false,
+        }
+    }
+
+    /// True when something is gathered that must not wait long.
+    fn owes(&self, sink: &StreamSink) -> bool {
+        !sink.batch.is_empty() || !sink.skeleton.is_empty()
+    }
+}
+
+impl Filling {
+    fn is_full(&self) -> bool {
+        self.filled >= HEADROOM + STREAM_BYTES_MAX
+    }
+
+    /// Moves the bytes of an unfinished record to the start of this slot.
+    fn restart(&mut self) {
+        self.slot.copy_within(self.parsed..self.filled, HEADROOM);
+        self.filled = HEADROOM + self.filled - self.parsed;
+        self.parsed = HEADROOM;
+    }
+
+    /// Takes the slot out; an unfinished record moves to the start of the fresh one.
+    fn replace(&mut self, mut fresh: Slot) -> Slot {
+        let rest = self.filled - self.parsed;
+        fresh[HEADROOM..HEADROOM + rest].copy_from_slice(&self.slot[self.parsed..self.filled]);
+        self.filled = HEADROOM + rest;
+        self.parsed = HEADROOM;
+        std::mem::replace(&mut self.slot, fresh)
+    }
+}

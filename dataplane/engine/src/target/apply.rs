@@ -1,0 +1,103 @@
+//! The apply thread: decodes page slices, writes them into the guest's mapped RAM, hashes what it
+//! wrote, and confirms each slice only then. One thread per job; it allocates nothing per page.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crossbeam::channel::{Receiver, Sender, select};
+use dwcp_encode::{Applier, Root};
+use dwcp_tcp::{Endpoint, Inbound};
+use dwcp_wire::Channel;
+
+use super::job::JobEvent;
+use super::memory::{self, GuestMemory};
+use crate::error::{Class, EngineError, Result};
+
+/// After how many slices (about a MiB each) free memory is looked at again.
+const ADMISSION_SLICES: u64 = 16;
+/// Room that must be there at each look: what may arrive until the next.
+const ADMISSION_BYTES: u64 = (ADMISSION_SLICES + 1) << 21;
+
+/// Counters that others read.
+#[derive(Debug, Default)]
+pub struct ApplyCounters {
+    /// Pages written to guest memory.
+    pub pages: AtomicU64,
+    /// Bytes of guest memory on huge pages, known at the end.
+    pub huge_bytes: AtomicU64,
+}
+
+/// What the thread works with.
+pub struct ApplyThread {
+    /// Decoder and per-page versions over the guest's memory.
+    pub applier: Applier<GuestMemory>,
+    /// Page slices.
+    pub slices: Receiver<Inbound>,
+    /// The number of slices after which the root is wanted.
+    pub root_after: Receiver<u64>,
+    /// The session.
+    pub endpoint: Endpoint,
+    /// Where RAM files lie, to see that there is room.
+    pub ram_dir: Option<PathBuf>,
+    /// Counters.
+    pub counters: Arc<ApplyCounters>,
+    /// To the job.
+    pub events: Sender<JobEvent>,
+}
+
+impl ApplyThread {
+    /// Works until the job drops its ends.
+    pub fn run(mut self) {
+        if let Err(error) = self.work() {
+            let _ = self.events.send(JobEvent::Failed(error));
+        }
+    }
+
+    fn work(&mut self) -> Result<()> {
+        let (mut applied, mut wanted) = (0u64, None);
+        let (slices, root_after) = (self.slices.clone(), self.root_after.clone());
+        loop {
+            select! {
+                recv(slices) -> slice => match slice {
+                    Ok(slice) => {
+                        self.apply(slice, applied)?;
+                        applied += 1;
+                    }
+                    Err(_) => return Ok(()),
+                },
+                recv(root_after) -> count => match count {
+                    Ok(count) => wanted = Some(count),
+                    Err(_) => return Ok(()),
+                },
+            }
+            if wanted == Some(applied) {
+                wanted = None;
+                let root = self.root();
+                let _ = self.events.send(JobEvent::Root(root));
+            }
+        }
+    }
+
+    fn apply(&mut self, slice: Inbound, applied: u64) -> Result<()> {
+        if applied.is_multiple_of(ADMISSION_SLICES) {
+            memory::admit(ADMISSION_BYTES, self.ram_dir.as_deref())?;
+        }
+        let seq = slice.seq;
+        let stats = self.applier.apply(seq, slice.body.bytes()).map_err(|e| {
+            EngineError::new(Class::Failed, format!("page slice {}: {e}", seq))
+        })?;
+        let pages = stats.zero + stats.duplicate + stats.delta + stats.literal;
+        self.counters.pages.fetch_add(pages, Relaxed);
+        // The slot first: the confirmation lets the peer send another slice into it.
+        drop(slice);
+        self.endpoint.consumed(Channel::Pages, seq);
+        Ok(())
+    }
+
+    fn root(&mut self) -> Root {
+        let root = self.applier.root();
+        self.counters.huge_bytes.store(self.applier.store().huge_bytes(), Relaxed);
+        root
+    }
+}
