@@ -66,10 +66,12 @@ mod buffer;
 mod error;
 mod ops;
 mod ring;
+mod socket;
 mod waker;
 
 pub use buffer::Buffer;
 pub use error::{Rejected, RingError};
 pub use ops::{Completion, Event, OpId};
 pub use ring::{Ring, RingConfig, RingReport, SendMode};
+pub use socket::{TcpInfo, tcp_info};
 pub use waker::Waker;

@@ -273,6 +273,11 @@ impl Ring {
     /// [`RingError::Enter`].
     pub fn submit(&mut self) -> Result<(), RingError> {
         self.rearm()?;
+        let queue = self.ring.submission();
+        if queue.is_empty() && !queue.taskrun() && self.defers_task_work {
+            return Ok(());
+        }
+        drop(queue);
         entered(self.ring.submit())
     }
 
