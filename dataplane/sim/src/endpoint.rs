@@ -37,7 +37,11 @@ pub(crate) struct Endpoint {
     /// Slices still to be submitted, with the time their producer has them.
     pub(crate) script: VecDeque<(u64, OutboundMeta)>,
     pub(crate) outgoing: BTreeMap<Key, Held>,
+    /// Skeleton and Pages slices that were posted and not released.
+    pub(crate) bulk_in_flight: usize,
     incoming: BTreeMap<Key, Vec<u8>>,
+    /// Skeleton and Pages slices of the peer that are here and not consumed.
+    pub(crate) bulk_held: usize,
     consuming: BTreeMap<(u64, u64), Key>,
     delivered: BTreeSet<Key>,
     pub(crate) consumed: BTreeSet<Key>,
@@ -60,6 +64,8 @@ impl Endpoint {
             session: Session::new(config).expect("settings of the scenario"),
             script: VecDeque::new(),
             outgoing: BTreeMap::new(),
+            bulk_in_flight: 0,
+            bulk_held: 0,
             incoming: BTreeMap::new(),
             consuming: BTreeMap::new(),
             delivered: BTreeSet::new(),
@@ -93,6 +99,9 @@ impl Endpoint {
     /// Header and body of a slice that is to be posted on `rail`.
     pub(crate) fn post(&mut self, key: Key, rail: RailId) -> Result<Vec<u8>, Broken> {
         let held = self.outgoing.get_mut(&key).ok_or(format!("{key:?} posted after release"))?;
+        if key.0 != Channel::Control && held.rail.is_none() {
+            self.bulk_in_flight += 1;
+        }
         held.rail = Some(rail);
         let header = SliceHeader {
             channel: key.0,
@@ -110,15 +119,6 @@ impl Endpoint {
 
     pub(crate) fn not_before(&self, key: Key) -> Option<u64> {
         self.outgoing.get(&key).and_then(|held| held.meta.not_before)
-    }
-
-    /// Skeleton and Pages slices that were posted and not released.
-    pub(crate) fn bulk_in_flight(&self) -> usize {
-        let posted = self
-            .outgoing
-            .iter()
-            .filter(|(key, held)| key.0 != Channel::Control && held.rail.is_some());
-        posted.count()
     }
 
     pub(crate) fn rail_lost(&mut self, rail: RailId) {
@@ -143,12 +143,22 @@ impl Endpoint {
         }
         match receipt {
             Receipt::Accepted => match self.incoming.insert(key, frame.body) {
-                None => Ok(()),
+                None => {
+                    self.bulk_held += usize::from(channel != Channel::Control);
+                    Ok(())
+                }
                 Some(_) => Err(format!("{key:?} accepted twice")),
             },
             Receipt::Duplicate => Ok(()),
             Receipt::Violation(violation) => Err(format!("honest peer: {violation}")),
         }
+    }
+
+    /// The slice is acked: its buffer is free.
+    pub(crate) fn release(&mut self, key: Key) -> Result<(), Broken> {
+        self.outgoing.remove(&key).ok_or(format!("{key:?} released twice"))?;
+        self.bulk_in_flight -= usize::from(key.0 != Channel::Control);
+        Ok(())
     }
 
     /// The session hands a slice on.
@@ -157,9 +167,8 @@ impl Endpoint {
         if !self.delivered.insert(key) {
             return Err(format!("{key:?} delivered twice"));
         }
-        let before = self.delivered.range((channel, 0)..key).count() as u64;
-        if channel.is_ordered() && before != seq {
-            return Err(format!("{key:?} delivered after {before} slices of its channel"));
+        if channel.is_ordered() && seq > 0 && !self.delivered.contains(&(channel, seq - 1)) {
+            return Err(format!("{key:?} delivered before the one in front of it"));
         }
         let body = self.incoming.get(&key).ok_or(format!("{key:?} delivered, not received"))?;
         if *body != content(channel, seq, body.len()) {
@@ -181,6 +190,7 @@ impl Endpoint {
             let key = entry.remove();
             self.incoming.remove(&key).ok_or(format!("{key:?} consumed, not held"))?;
             self.consumed.insert(key);
+            self.bulk_held -= usize::from(key.0 != Channel::Control);
             while self.consumed.contains(&(Channel::Pages, self.pages_consumed_below)) {
                 self.pages_consumed_below += 1;
             }
@@ -196,11 +206,6 @@ impl Endpoint {
         let consumer = consumer.map(|((at, _), _)| (*at).max(self.paused_until_ns));
         let producer = self.script.front().map(|(at, _)| *at).filter(|at| *at > now);
         consumer.into_iter().chain(producer).min()
-    }
-
-    /// Slices held of the peer's, and not consumed.
-    pub(crate) fn bulk_held(&self) -> usize {
-        self.incoming.keys().filter(|(channel, _)| *channel != Channel::Control).count()
     }
 
     /// Whether nothing is left to send, to receive or to free.

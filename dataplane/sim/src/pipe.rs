@@ -9,8 +9,6 @@ const NS_PER_S: u64 = 1_000_000_000;
 
 struct Chunk {
     bytes: Vec<u8>,
-    /// When it has left the send buffer.
-    leaves_ns: u64,
     /// When the far end can read it.
     arrives_ns: u64,
 }
@@ -28,6 +26,9 @@ pub(crate) struct PipeShape {
 pub(crate) struct Pipe {
     shape: PipeShape,
     chunks: VecDeque<Chunk>,
+    /// What is in the send buffer: when it will have left, and its bytes.
+    waiting: VecDeque<(u64, u64)>,
+    waiting_bytes: u64,
     busy_until_ns: u64,
     frozen_until_ns: u64,
     /// Nothing that is in it or enters it comes out any more.
@@ -38,9 +39,16 @@ pub(crate) struct Pipe {
 
 impl Pipe {
     pub(crate) fn new(shape: PipeShape) -> Self {
-        let chunks = VecDeque::new();
-        let (is_swallowing, is_closed) = (false, false);
-        Self { shape, chunks, busy_until_ns: 0, frozen_until_ns: 0, is_swallowing, is_closed }
+        Self {
+            shape,
+            chunks: VecDeque::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            busy_until_ns: 0,
+            frozen_until_ns: 0,
+            is_swallowing: false,
+            is_closed: false,
+        }
     }
 
     /// Takes what fits of `bytes`; returns how many.
@@ -49,7 +57,8 @@ impl Pipe {
             return 0;
         }
         let mut written = 0;
-        let mut room = self.shape.buffer_bytes.saturating_sub(self.buffered(now));
+        self.settle(now);
+        let mut room = self.shape.buffer_bytes.saturating_sub(self.waiting_bytes);
         while written < bytes.len() && room > 0 {
             let left = (bytes.len() - written) as u64;
             let size = left.min(room).min(self.shape.chunk_bytes);
@@ -67,16 +76,19 @@ impl Pipe {
         self.busy_until_ns = start + time.max(1);
         let leaves_ns = self.busy_until_ns;
         let arrives_ns = leaves_ns + self.shape.delay_ns;
-        self.chunks.push_back(Chunk { bytes: bytes.to_vec(), leaves_ns, arrives_ns });
+        self.chunks.push_back(Chunk { bytes: bytes.to_vec(), arrives_ns });
+        self.waiting.push_back((leaves_ns, bytes.len() as u64));
+        self.waiting_bytes += bytes.len() as u64;
     }
 
-    fn buffered(&self, now: u64) -> u64 {
-        let waiting = self.chunks.iter().filter(|chunk| self.holds(chunk, now));
-        waiting.map(|chunk| chunk.bytes.len() as u64).sum()
-    }
-
-    fn holds(&self, chunk: &Chunk, now: u64) -> bool {
-        self.is_swallowing || chunk.leaves_ns.max(self.frozen_until_ns) > now
+    /// Forgets what has left the send buffer by now.
+    fn settle(&mut self, now: u64) {
+        if self.is_swallowing || now < self.frozen_until_ns {
+            return;
+        }
+        while let Some((_, bytes)) = self.waiting.pop_front_if(|(leaves_ns, _)| *leaves_ns <= now) {
+            self.waiting_bytes -= bytes;
+        }
     }
 
     /// The next bytes that the far end can read.
@@ -94,12 +106,10 @@ impl Pipe {
     }
 
     /// When its send buffer has more room than now.
-    pub(crate) fn more_room_at(&self, now: u64) -> Option<u64> {
-        if self.is_swallowing || self.is_closed {
-            return None;
-        }
-        let leaving = self.chunks.iter().map(|chunk| chunk.leaves_ns.max(self.frozen_until_ns));
-        leaving.filter(|at| *at > now).min()
+    pub(crate) fn more_room_at(&self) -> Option<u64> {
+        let (leaves_ns, _) =
+            self.waiting.front().filter(|_| !self.is_swallowing && !self.is_closed)?;
+        Some((*leaves_ns).max(self.frozen_until_ns))
     }
 
     pub(crate) fn freeze(&mut self, until_ns: u64) {

@@ -149,8 +149,8 @@ impl SimRail {
         self.ends.iter().all(|end| end.state == EndState::Down)
     }
 
-    /// When something may happen on it; what lies before `now` is due.
-    pub(crate) fn next_event(&self, now: u64) -> Option<u64> {
+    /// When something may happen on it next; what lies in the past is due.
+    pub(crate) fn next_event(&self) -> Option<u64> {
         let ends = self.ends.iter().flat_map(|end| {
             let opening = match end.state {
                 EndState::Opening(at) => Some(at),
@@ -162,7 +162,7 @@ impl SimRail {
             let (writer, reader) = (&self.ends[side], &self.ends[1 - side]);
             let pipe = &self.pipes[side];
             let waits = writer.slice_waiting().is_some() || writer.links_waiting() > 0;
-            let room = if waits { pipe.more_room_at(now) } else { None };
+            let room = if waits { pipe.more_room_at() } else { None };
             [room, pipe.readable_at().filter(|_| reader.is_up())]
         });
         ends.chain(pipes).flatten().min()
