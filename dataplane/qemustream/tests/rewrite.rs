@@ -296,6 +296,15 @@ fn a_stream_without_configuration_or_footers_is_refused_in_direct_mode() {
 }
 
 #[test]
+fn a_footer_of_another_section_is_damage_in_both_modes() {
+    let stream = [head(), start(b"ram", 4), mem_size(None), word(0, EOS), vec![0x7e, 0, 0, 0, 8]];
+    for mode in [direct(), Mode::Plain] {
+        let error = error_of(&stream.concat(), mode);
+        assert!(matches!(error, StreamError::Unexpected { value: 8, .. }), "{error}");
+    }
+}
+
+#[test]
 fn something_else_is_not_a_stream() {
     let error = error_of(b"HTTP/1.1 400", Mode::Plain);
     assert!(matches!(error, StreamError::NotAStream { .. }));

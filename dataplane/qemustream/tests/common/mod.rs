@@ -1,7 +1,9 @@
 //! What the tests share: a collecting sink, feeding in pieces, a model of the target QEMU.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub(crate) mod generate;
 pub(crate) mod model;
+pub(crate) mod qemu;
 pub(crate) mod recorded;
 
 use dwcp_qemustream::{LOOKAHEAD_MAX, Mark, PAGE_BYTES, Parser, RamBlock, Sink, StreamError};
