@@ -264,6 +264,13 @@ impl Outbound {
         posted
     }
 
+    /// Whether a slice was given to a rail before.
+    pub(crate) fn was_posted(&self, (channel, seq): Key) -> bool {
+        let lane = channel.index().map(|index| &self.lanes[index]);
+        lane.map(|lane| lane.entries[slot(seq)])
+            .is_some_and(|entry| entry.seq == seq && entry.posts > 0)
+    }
+
     fn expect_entry(&mut self, channel: Channel, seq: u64) -> &mut Entry {
         let index = channel.index().expect("numbered channel");
         self.lanes[index].entry(seq).expect("slice is known")

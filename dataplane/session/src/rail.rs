@@ -90,13 +90,8 @@ impl Rail {
         self.link_queued = self.link_queued.saturating_sub(1);
     }
 
-    /// Whether it could take a slice of `bytes` now: free, and not so full that the slice would
-    /// wait behind more than it drains in good time.
-    pub(crate) fn takes_slice(&self, bytes: u32) -> bool {
-        !self.is_closing && self.sending.is_none() && self.has_room(bytes)
-    }
-
-    fn has_room(&self, bytes: u32) -> bool {
+    /// Whether a slice of `bytes` would not wait behind more than the rail drains in good time.
+    pub(crate) fn has_room(&self, bytes: u32) -> bool {
         if self.stats.unacked_slices < RAIL_SLICES_MIN || self.stats.rate_bytes_per_s == 0 {
             return true;
         }
@@ -205,7 +200,7 @@ mod tests {
         let mut rail = Rail::new(RailId(1), 0);
         let bytes = 1_000_000;
         for seq in 0..20 {
-            assert!(rail.takes_slice(bytes));
+            assert!(rail.has_room(bytes));
             rail.slice_posted(seq * 100 * MS, (Channel::Pages, seq), bytes);
             rail.sending = None;
             rail.slice_acked((seq + 1) * 100 * MS, bytes);
@@ -213,7 +208,7 @@ mod tests {
         let rate = rail.stats().rate_bytes_per_s;
         assert!((9_900_000..10_100_000).contains(&rate), "{rate}");
         let mut taken = 0;
-        while rail.takes_slice(bytes) {
+        while rail.has_room(bytes) {
             rail.slice_posted(2_000 * MS, (Channel::Pages, 100 + taken), bytes);
             rail.sending = None;
             taken += 1;

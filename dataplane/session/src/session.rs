@@ -376,7 +376,8 @@ impl Session {
         if channel != Channel::Control && !self.bucket.is_ready(now) {
             return None;
         }
-        let rail = Self::rail_for_slice(&mut self.rails, bytes)?;
+        let index = self.rail_for_slice(key, bytes)?;
+        let rail = &mut self.rails[index];
         rail.slice_posted(now, key, bytes);
         let is_resend = self.outbound.start(key, rail.id);
         let wire_bytes = u64::from(bytes) + HEADER_BYTES as u64;
@@ -390,12 +391,17 @@ impl Session {
         Some(Command::PostSlice { rail: rail.id, channel, seq })
     }
 
-    /// The free rail on which the slice would be through first.
-    fn rail_for_slice(rails: &mut [Rail], bytes: u32) -> Option<&mut Rail> {
-        rails
-            .iter_mut()
-            .filter(|rail| rail.takes_slice(bytes))
-            .min_by_key(|rail| rail.finish_ns(bytes))
+    /// The free rail on which the slice would be through first. A new slice rather waits for a
+    /// rail with room than join a long queue, as long as there is one; re-sends and Control never
+    /// wait, because what fills the queues may be waiting for them.
+    fn rail_for_slice(&self, (channel, seq): (Channel, u64), bytes: u32) -> Option<usize> {
+        let is_urgent = channel == Channel::Control || self.outbound.was_posted((channel, seq));
+        let open = self.rails.iter().filter(|rail| !rail.is_closing);
+        let picky = !is_urgent && open.clone().any(|rail| rail.has_room(bytes));
+        let free = self.rails.iter().enumerate().filter(|(_, rail)| {
+            !rail.is_closing && rail.sending.is_none() && (!picky || rail.has_room(bytes))
+        });
+        free.min_by_key(|(_, rail)| rail.finish_ns(bytes)).map(|(index, _)| index)
     }
 
     /// When [`Self::next_command`] should be asked again although no event came.
@@ -415,9 +421,9 @@ impl Session {
 
     /// When the ceiling lets the next slice go, if nothing else is in its way.
     fn paced_until(&mut self, now: u64) -> Option<u64> {
-        let ((channel, _), bytes) = self.outbound.head()?;
-        let waits = channel != Channel::Control && !self.bucket.is_ready(now);
-        let has_rail = self.rails.iter().any(|rail| rail.takes_slice(bytes));
+        let (key, bytes) = self.outbound.head()?;
+        let waits = key.0 != Channel::Control && !self.bucket.is_ready(now);
+        let has_rail = self.rail_for_slice(key, bytes).is_some();
         if waits && has_rail { self.bucket.ready_at() } else { None }
     }
 

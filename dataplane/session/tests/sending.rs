@@ -274,3 +274,43 @@ fn all_rails_lost_is_an_interruption_and_not_an_end() {
     again.sort_unstable();
     assert_eq!(again, [0, 1, 2, 3, 4, 5]);
 }
+
+/// A rail on which one slice takes 100 ms, and which has eight of them unacked.
+fn full_slow_rail() -> dwcp_session::Session {
+    let config = SessionConfig { window_out_slices: 64, ..quiet() };
+    let mut session = session_on(config, &[RAIL]);
+    submit(&mut session, Skeleton, 0..12);
+    let mut now = 0;
+    for seq in 0..3 {
+        assert_eq!(session.next_command(now), Some(post(RAIL, Skeleton, seq)));
+        session.slice_sent(RAIL, Skeleton, seq);
+        now += 100 * MS;
+        ack(&mut session, now, [0, seq + 1, 0]);
+        assert_eq!(session.next_command(now), Some(release(Skeleton, seq)));
+    }
+    assert_eq!(run_sends(&mut session, now).len(), 9);
+    session
+}
+
+#[test]
+fn a_resend_does_not_wait_for_rails_full_of_what_waits_for_it() {
+    let mut session = full_slow_rail();
+    session.rail_up(301 * MS, OTHER_RAIL).expect("rail");
+    submit(&mut session, Skeleton, 12..14);
+    let posted = run_sends(&mut session, 301 * MS);
+    assert_eq!(posted, [(OTHER_RAIL, Skeleton, 12), (OTHER_RAIL, Skeleton, 13)]);
+    session.rail_down(OTHER_RAIL);
+    let again = run_sends(&mut session, 302 * MS);
+    assert_eq!(again, [(RAIL, Skeleton, 12), (RAIL, Skeleton, 13)]);
+}
+
+#[test]
+fn a_new_slice_waits_for_the_rail_with_room() {
+    let mut session = full_slow_rail();
+    session.rail_up(301 * MS, OTHER_RAIL).expect("rail");
+    run_sends(&mut session, 301 * MS);
+    submit(&mut session, Pages, 0..2);
+    assert_eq!(commands(&mut session, 301 * MS), [post(OTHER_RAIL, Pages, 0)]);
+    session.slice_sent(OTHER_RAIL, Pages, 0);
+    assert_eq!(commands(&mut session, 301 * MS), [post(OTHER_RAIL, Pages, 1)]);
+}

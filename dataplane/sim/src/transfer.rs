@@ -413,7 +413,9 @@ impl World {
             self.report.outages += u64::from(self.sides[side].session.stats().rails == 0);
         }
         self.tell(|| format!("side {side}: rail {id} is down"));
-        if self.is_healed || self.rng.chance(60) {
+        let has_rails = self.sides[side].session.stats().rails > 0;
+        let joins = if self.is_healed { !has_rails } else { self.rng.chance(30) };
+        if joins {
             let at = self.now + self.rng.log_between(US, 500 * MS);
             let place = self.faults.partition_point(|(other, _)| *other <= at);
             self.faults.insert(place, (at, Fault::Join));
