@@ -85,7 +85,7 @@ impl Source {
         &self.ticket
     }
 
-    /// The guest's run state before our stop; the target starts it accordingly.
+    /// The guest's run state before our stop; an abort goes back to it.
     pub fn prior_run_state(&self) -> RunState {
         self.run_state
     }
@@ -171,7 +171,7 @@ impl Source {
                     self.begin_stop(out);
                 }
             }
-            SourcePhase::Recording => self.run_state = state,
+            SourcePhase::Recording | SourcePhase::Stopping => self.run_state = state,
             SourcePhase::Amending | SourcePhase::Stopped if state.is_live() => {
                 self.abort(AbortReason::Interference, out);
             }
@@ -179,6 +179,8 @@ impl Source {
                 out.push(SourceCommand::StopGuest);
                 out.push(SourceCommand::Report(SourceStatus::Interference));
             }
+            // It ran after all, and somebody else paused it: an abort leaves it so.
+            phase if phase.in_doubt() => self.run_state = state,
             _ => {}
         }
     }
@@ -258,7 +260,7 @@ impl Source {
     fn grant_go_if_due(&mut self, out: &mut Commands) {
         if self.phase == SourcePhase::Stopped && self.roots_matched && self.go_requested {
             self.phase = SourcePhase::GoGranted;
-            out.push(SourceCommand::GrantGo);
+            out.push(SourceCommand::GrantGo { start: self.run_state.start() });
         }
     }
 

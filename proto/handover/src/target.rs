@@ -110,10 +110,8 @@ impl Target {
             TargetEvent::QemuPrepared => self.qemu_prepared(&mut out),
             TargetEvent::ArrivalPersisted => self.arrival_persisted(&mut out),
             TargetEvent::StreamStarted => self.stream_started(),
-            TargetEvent::RootsCompared { matched, start } => {
-                self.roots_compared(matched, start, &mut out);
-            }
-            TargetEvent::TailReceived => self.tail_received(&mut out),
+            TargetEvent::RootsCompared { matched } => self.roots_compared(matched, &mut out),
+            TargetEvent::TailReceived { start } => self.tail_received(start, &mut out),
             TargetEvent::LoadCompleted => self.load_completed(&mut out),
             TargetEvent::LoadFailed => self.give_up(AbortReason::LoadFailed, &mut out),
             TargetEvent::QemuLost => self.qemu_lost(&mut out),
@@ -166,34 +164,30 @@ impl Target {
         }
     }
 
-    fn roots_compared(&mut self, matched: bool, start: Start, out: &mut Commands) {
+    fn roots_compared(&mut self, matched: bool, out: &mut Commands) {
         if self.phase != TargetPhase::Receiving {
             return self.give_up(AbortReason::PeerViolation, out);
         }
         if !matched {
             return self.give_up(AbortReason::RootsDiffer, out);
         }
-        self.start = if self.leave_paused { Start::LeavePaused } else { start };
         self.phase = TargetPhase::RootChecked;
     }
 
-    fn tail_received(&mut self, out: &mut Commands) {
-        if self.phase == TargetPhase::RootChecked {
-            self.phase = TargetPhase::TailReceived;
-        } else {
-            self.give_up(AbortReason::PeerViolation, out);
+    fn tail_received(&mut self, start: Start, out: &mut Commands) {
+        if self.phase != TargetPhase::RootChecked {
+            return self.give_up(AbortReason::PeerViolation, out);
         }
+        self.start = if self.leave_paused { Start::LeavePaused } else { start };
+        self.phase = TargetPhase::TailReceived;
     }
 
     fn load_completed(&mut self, out: &mut Commands) {
-        match self.phase {
-            // QEMU completes only with the whole tail, so its word stands for both.
-            TargetPhase::RootChecked | TargetPhase::TailReceived => {
-                self.loaded = true;
-                self.propose(Decision::Committed(self.start), out);
-            }
-            _ => self.give_up(AbortReason::PeerViolation, out),
+        if self.phase != TargetPhase::TailReceived {
+            return self.give_up(AbortReason::PeerViolation, out);
         }
+        self.loaded = true;
+        self.propose(Decision::Committed(self.start), out);
     }
 
     fn link_lost(&mut self, out: &mut Commands) {
@@ -312,9 +306,10 @@ impl Target {
 
     fn qemu_lost(&mut self, out: &mut Commands) {
         match self.phase {
-            TargetPhase::RecordingCont if !self.may_have_run => self.hand_back(out),
+            // Whatever the disk says by now: this process has not sent `cont`, nor did an earlier.
+            TargetPhase::RecordingCont => self.hand_back(out),
             TargetPhase::Inspecting => self.qemu_inspected(QemuState::Gone, out),
-            TargetPhase::RecordingCont | TargetPhase::Starting => self.arrived(Arrival::Lost, out),
+            TargetPhase::Starting => self.arrived(Arrival::Lost, out),
             _ => self.give_up(AbortReason::TargetLost, out),
         }
         self.loaded = false;

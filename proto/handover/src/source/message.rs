@@ -1,6 +1,6 @@
 //! What goes into and comes out of the source role, and its phases. Plain values.
 
-use crate::decision::{AbortReason, Force, Outcome, RunState};
+use crate::decision::{AbortReason, Force, Outcome, RunState, Start};
 use crate::record::SourceRecord;
 use crate::state::Ending;
 
@@ -12,7 +12,9 @@ pub enum SourceEvent {
         /// The guest's run state now.
         run_state: RunState,
     },
-    /// The guest's run state changed without a command of ours.
+    /// The guest's run state changed without a command of ours: every change seen before our
+    /// `stop` is sent. What is seen from then until its answer belongs to
+    /// [`SourceEvent::GuestStopped`].
     RunStateChanged(RunState),
     /// The child measured that the remaining bytes fit the downtime budget.
     StopRequested,
@@ -75,8 +77,11 @@ pub enum SourceCommand {
     StopGuest,
     /// Let return-path message 7 through (QEMU 7.2: raise `downtime-limit`).
     LetSwitchover,
-    /// Tell the child that it may send the last slice.
-    GrantGo,
+    /// Tell the child that it may send the last slice, and with it how the guest is to start.
+    GrantGo {
+        /// What the target does with the guest once it is committed.
+        start: Start,
+    },
     /// Tell the child that it may never send the last slice.
     RefuseGo,
     /// Close the migration sockets, end the child. Must be complete before the next command.

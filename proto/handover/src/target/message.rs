@@ -28,11 +28,13 @@ pub enum TargetEvent {
     RootsCompared {
         /// Whether they are equal.
         matched: bool,
-        /// What the source wants after the commit ([`crate::RunState::start`]).
+    },
+    /// The last slice came. To be given before it is passed on to QEMU, so that no `completed`
+    /// can overtake it.
+    TailReceived {
+        /// What the source wants after the commit ([`crate::SourceCommand::GrantGo`]).
         start: Start,
     },
-    /// The last slice came and was passed on.
-    TailReceived,
     /// The target QEMU reports `completed`.
     LoadCompleted,
     /// The target QEMU reports `failed`.

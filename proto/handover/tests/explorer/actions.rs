@@ -15,12 +15,13 @@ pub(crate) enum Action {
     ParentCrashes,
     ParentRestarts,
     ChildDies,
-    ChildSendsTail,
+    ChildSendsTail(Start),
     SourceSwitchesOver,
-    SourceSuspends,
+    SourceGuestChanges(Run),
+    SourceQemuDies,
     LinkIsCut,
     RootsAreCompared { matched: bool },
-    TailArrives,
+    TailArrives(Start),
     EngineExecutes(ContFate),
     EngineMonitor,
     EngineHears(TargetEvent),
@@ -37,7 +38,8 @@ impl Action {
         match self {
             Action::ChildDies => world.parent.is_some(),
             Action::ParentCrashes
-            | Action::SourceSuspends
+            | Action::SourceGuestChanges(_)
+            | Action::SourceQemuDies
             | Action::LinkIsCut
             | Action::RootsAreCompared { matched: false }
             | Action::EngineExecutes(ContFate::Refused | ContFate::Unheard)
@@ -131,6 +133,10 @@ impl World {
                 heard.push(SourceEvent::Deadline);
             }
         }
+        if self.source_qemu.gone && !parent.saw_guest_lost && !matches!(phase, SourcePhase::Done(_))
+        {
+            heard.push(SourceEvent::GuestLost);
+        }
         if phase.in_doubt() && !self.wire.asked {
             heard.push(SourceEvent::RetryDue);
         }
@@ -147,22 +153,39 @@ impl World {
     fn child_actions(&self, actions: &mut Vec<Action>) {
         if self.child.alive {
             actions.push(Action::ChildDies);
-            let go = self.child.go || self.mutation == Mutation::ChildSendsWithoutGo;
+            let hasty = self.mutation == Mutation::ChildSendsWithoutGo;
+            let go = self.child.go.or(hasty.then_some(Start::Run));
             let switched = matches!(self.source_qemu.migration, Migration::Switched { .. });
-            if go && switched && !self.wire.cut && self.wire.tail == Tail::NotSent {
-                actions.push(Action::ChildSendsTail);
+            if let Some(start) = go
+                && switched
+                && !self.wire.cut
+                && self.wire.tail == Tail::NotSent
+            {
+                actions.push(Action::ChildSendsTail(start));
             }
         }
         if self.wire.accepted && !self.wire.cut {
             actions.push(Action::LinkIsCut);
         }
-        if self.source_qemu.migration == Migration::Iterating {
-            // `switchover-ack` holds only a guest that runs.
-            if self.child.switchover_let || self.source_qemu.run != Run::Running {
-                actions.push(Action::SourceSwitchesOver);
-            }
-            if self.budget.suspend && self.source_qemu.run == Run::Running {
-                actions.push(Action::SourceSuspends);
+        self.source_qemu_actions(actions);
+    }
+
+    fn source_qemu_actions(&self, actions: &mut Vec<Action>) {
+        let run = self.source_qemu.run;
+        if !self.source_qemu.gone {
+            actions.push(Action::SourceQemuDies);
+        }
+        if self.source_qemu.migration != Migration::Iterating {
+            return;
+        }
+        // `switchover-ack` holds only a guest that runs.
+        if self.child.switchover_let || run != Run::Running {
+            actions.push(Action::SourceSwitchesOver);
+        }
+        if self.budget.guest_changes && run == Run::Running {
+            actions.push(Action::SourceGuestChanges(Run::Suspended));
+            if self.parent.is_some() {
+                actions.push(Action::SourceGuestChanges(Run::Paused));
             }
         }
     }
@@ -204,8 +227,10 @@ impl World {
                 actions.push(Action::RootsAreCompared { matched: true });
                 actions.push(Action::RootsAreCompared { matched: false });
             }
-            TargetPhase::RootChecked if self.wire.tail == Tail::InFlight => {
-                actions.push(Action::TailArrives);
+            TargetPhase::RootChecked => {
+                if let Tail::InFlight(start) = self.wire.tail {
+                    actions.push(Action::TailArrives(start));
+                }
             }
             _ => {}
         }
@@ -261,21 +286,22 @@ impl World {
                 }
                 self.tell_parent(event);
             }
-            Action::ParentCrashes => self.parent = None,
+            Action::ParentCrashes => self.parent_crashes(),
             Action::ParentRestarts => self.restart_parent(),
             Action::ChildDies => self.child_dies(),
-            Action::ChildSendsTail => self.wire.tail = Tail::InFlight,
+            Action::ChildSendsTail(start) => self.wire.tail = Tail::InFlight(start),
             Action::SourceSwitchesOver => self.switch_over(),
-            Action::SourceSuspends => {
-                self.budget.suspend = false;
-                self.suspend_guest();
+            Action::SourceGuestChanges(to) => {
+                self.budget.guest_changes = false;
+                self.guest_changes(to);
             }
+            Action::SourceQemuDies => self.source_qemu_dies(),
             Action::LinkIsCut => self.wire.cut = true,
             Action::RootsAreCompared { matched } => {
                 self.wire.roots = Roots::Compared { matched };
-                self.tell_engine(TargetEvent::RootsCompared { matched, start: Start::Run });
+                self.tell_engine(TargetEvent::RootsCompared { matched });
             }
-            Action::TailArrives => self.tail_arrives(),
+            Action::TailArrives(start) => self.tail_arrives(start),
             Action::EngineExecutes(fate) => self.engine_step(fate),
             Action::EngineMonitor => self.engine_monitor(),
             Action::EngineHears(event) => {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::mem::{Discriminant, discriminant};
 
 use dwcp_handover::*;
 use xxhash_rust::xxh3::Xxh3;
@@ -16,23 +17,26 @@ use crate::world::World;
 pub(crate) struct Seen {
     pub(crate) states: usize,
     pub(crate) depth: usize,
-    pub(crate) completed: bool,
-    pub(crate) aborted: bool,
-    pub(crate) handed_back: bool,
-    pub(crate) target_lost: bool,
+    pub(crate) source_phases: HashSet<Discriminant<SourcePhase>>,
+    pub(crate) target_phases: HashSet<Discriminant<TargetPhase>>,
+    pub(crate) reasons: HashSet<AbortReason>,
+    pub(crate) arrivals: HashSet<Arrival>,
 }
 
 impl Seen {
     fn note(&mut self, world: &World) {
-        match world.source_phase() {
-            Some(SourcePhase::Done(Ending::Completed(_))) => self.completed = true,
-            Some(SourcePhase::Done(Ending::Aborted { reason, .. })) => {
-                self.aborted = true;
-                self.handed_back |= reason == AbortReason::HandedBack;
+        if let Some(phase) = world.source_phase() {
+            self.source_phases.insert(discriminant(&phase));
+            if let SourcePhase::Done(Ending::Aborted { reason, .. }) = phase {
+                self.reasons.insert(reason);
             }
-            _ => {}
         }
-        self.target_lost |= world.target_phase() == Some(TargetPhase::Arrived(Arrival::Lost));
+        if let Some(phase) = world.target_phase() {
+            self.target_phases.insert(discriminant(&phase));
+            if let TargetPhase::Arrived(arrival) = phase {
+                self.arrivals.insert(arrival);
+            }
+        }
     }
 }
 

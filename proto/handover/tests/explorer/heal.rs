@@ -5,7 +5,7 @@ use dwcp_handover::*;
 use crate::actions::Action;
 use crate::invariants::What;
 use crate::target_host::ContFate;
-use crate::world::{Budget, TargetQemu, World};
+use crate::world::{Budget, Pause, TargetQemu, World};
 
 /// Steps after which a run that has not ended never will.
 const HEAL_STEPS_MAX: usize = 400;
@@ -108,17 +108,23 @@ impl World {
         }
     }
 
-    /// Exactly one copy runs. None only if the target QEMU died after it ran, or may have.
+    /// A copy runs (that no two do is checked in every state). None only if the QEMU that has the
+    /// guest died: the source's of an aborted job, the target's after it ran or may have; or if
+    /// the user had paused the guest.
     fn end_violation(&self) -> Option<What> {
         let source = self.source_qemu.run.is_live();
         let target = self.target_qemu == TargetQemu::Running;
-        let cont_sent =
-            self.arrival_disk.as_ref().is_some_and(|record| record.state != ArrivalState::Prepared);
-        let lost_there = self.target_qemu == TargetQemu::Gone && cont_sent;
-        match (source, target) {
-            (true, true) => Some(What::TwoRunning),
-            (false, false) if !lost_there => Some(What::NoneRunsAfterHeal),
-            _ => None,
+        let lost_there = self.target_qemu == TargetQemu::Gone && self.ghost.cont_recorded;
+        let aborted = !matches!(
+            self.decision_disk.state,
+            DecisionState::Open | DecisionState::Decided(Decision::Committed(_))
+        );
+        let lost_here = self.source_qemu.gone && aborted;
+        if source || target || lost_there || lost_here {
+            return None;
         }
+        let at_target = self.target_qemu == TargetQemu::Loaded && !aborted;
+        let paused_somewhere = self.ghost.pause != Pause::None && (aborted || at_target);
+        (!paused_somewhere).then_some(What::NoneRunsAfterHeal)
     }
 }

@@ -2,13 +2,15 @@
 
 use dwcp_handover::*;
 
-use crate::world::{TICKET, TargetQemu, World};
+use crate::world::{Pause, TICKET, TargetQemu, World};
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum What {
     /// Both copies run.
     TwoRunning,
+    /// A guest runs that its user had paused.
+    PausedGuestStarted,
     /// The source runs although the job is committed and not handed back.
     SourceRunsWhenCommitted,
     /// The source runs what has run at the target before.
@@ -54,6 +56,8 @@ impl World {
         let unrecorded = matches!(recorded, None | Some(ArrivalState::Prepared));
         if source && target {
             Some(What::TwoRunning)
+        } else if (source || target) && self.ghost.pause == Pause::Heard {
+            Some(What::PausedGuestStarted)
         } else if source && self.ghost.ran_at_target {
             Some(What::SourceRunsAfterTarget)
         } else if source && committed {
@@ -69,25 +73,28 @@ impl World {
 
     fn told_violation(&self) -> Option<What> {
         let own = TICKET.fence;
-        let (mut aborted, mut committed, mut arrived, mut handed_back) = Default::default();
+        let (mut aborted, mut committed, mut arrived, mut handed_back) =
+            (false, false, false, false);
         for answer in &self.wire.answers {
             match *answer {
                 Outcome::Aborted { fence, .. } if fence == own => aborted = true,
                 Outcome::Aborted { .. } => handed_back = true,
                 Outcome::Committed { arrival, .. } => {
                     committed = true;
-                    arrived = arrival != Arrival::Pending;
+                    arrived |= arrival != Arrival::Pending;
                 }
                 Outcome::Undecided | Outcome::Unknown => {}
             }
         }
-        let contradiction =
-            (aborted && committed) || (aborted && handed_back) || (handed_back && arrived);
+        let contradiction = (aborted && (committed || handed_back)) || (handed_back && arrived);
         contradiction.then_some(What::ToldTwoOutcomes)
     }
 
     /// Before GO, with the network gone, the parent alone sets the source guest running.
     pub(crate) fn resume_violation(&self) -> Option<What> {
+        if self.source_qemu.gone || self.ghost.pause != Pause::None {
+            return None;
+        }
         let mut world = self.clone();
         world.settle_parent();
         if !world.source_phase()?.before_go() {

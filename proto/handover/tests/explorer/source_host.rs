@@ -4,18 +4,27 @@ use dwcp_handover::*;
 
 use crate::invariants::What;
 use crate::mutation::Mutation;
-use crate::world::{Migration, Parent, Run, World};
+use crate::world::{Migration, Parent, Pause, Run, SourceQemu, World};
 
 impl World {
     /// Gives the parent an event; its commands are done later, one step each.
     pub(crate) fn tell_parent(&mut self, event: SourceEvent) {
         let Some(parent) = &mut self.parent else { return };
-        let in_doubt = parent.role.phase().in_doubt();
+        let phase = parent.role.phase();
+        let in_doubt = phase.in_doubt();
+        let may_heed = phase.before_go() || in_doubt;
         match event {
             SourceEvent::ChildDied => parent.saw_child_died = true,
             SourceEvent::LinkLost => parent.saw_link_lost = true,
             SourceEvent::RootsMatched | SourceEvent::RootsDiffer => parent.saw_roots = true,
             SourceEvent::GoRequested => parent.saw_go_request = true,
+            SourceEvent::GuestLost => parent.saw_guest_lost = true,
+            SourceEvent::RunStateChanged(RunState::Paused)
+            | SourceEvent::GuestStopped { prior: RunState::Paused }
+                if may_heed && self.ghost.pause == Pause::Unheard =>
+            {
+                self.ghost.pause = Pause::Heard;
+            }
             _ => {}
         }
         let commands = parent.role.on(event);
@@ -68,7 +77,7 @@ impl World {
             SourceCommand::PersistSettled(record) => self.source_disk = Some(record),
             SourceCommand::StopGuest => self.stop_guest(),
             SourceCommand::LetSwitchover => self.child.switchover_let = self.child.alive,
-            SourceCommand::GrantGo => self.child.go = self.child.alive,
+            SourceCommand::GrantGo { start } => self.child.go = self.child.alive.then_some(start),
             SourceCommand::AbortMigration => {
                 if self.mutation != Mutation::ResumeWithOpenSockets {
                     self.child_dies();
@@ -96,6 +105,9 @@ impl World {
     }
 
     fn start_migration(&mut self) {
+        if self.source_qemu.gone {
+            return;
+        }
         self.source_qemu.migration = Migration::Iterating;
         if !self.child.alive {
             // Nobody listens on the socket.
@@ -104,6 +116,9 @@ impl World {
     }
 
     fn stop_guest(&mut self) {
+        if self.source_qemu.gone {
+            return self.monitor_says(SourceEvent::StopFailed);
+        }
         let prior = self.source_qemu.run.state();
         if self.mutation != Mutation::SkipStop {
             self.source_qemu.run = Run::Paused;
@@ -112,6 +127,9 @@ impl World {
     }
 
     fn resume_guest(&mut self) {
+        if self.source_qemu.gone {
+            return self.monitor_says(SourceEvent::ResumeFailed);
+        }
         match self.source_qemu.migration {
             Migration::Switched { .. } => self.violate(What::ResumeDuringMigration),
             Migration::Completed => self.violate(What::ResumeAfterShut),
@@ -122,7 +140,9 @@ impl World {
     }
 
     fn release_shut(&mut self) {
-        if !self.ghost.ran_at_target {
+        let arrived = self.arrival_disk.as_ref().map(|record| record.state);
+        let left_paused = arrived == Some(ArrivalState::Arrived(Arrival::LeftPaused));
+        if !self.ghost.ran_at_target && !left_paused {
             self.violate(What::ShutBeforeArrival);
         }
         if self.child.alive && matches!(self.source_qemu.migration, Migration::Switched { .. }) {
@@ -146,9 +166,27 @@ impl World {
         self.monitor_says(SourceEvent::SwitchoverBegan);
     }
 
-    pub(crate) fn suspend_guest(&mut self) {
-        self.source_qemu.run = Run::Suspended;
-        self.monitor_says(SourceEvent::RunStateChanged(RunState::Suspended));
+    /// The guest suspends, or another client pauses it.
+    pub(crate) fn guest_changes(&mut self, to: Run) {
+        self.source_qemu.run = to;
+        if to == Run::Paused {
+            self.ghost.pause = Pause::Unheard;
+        }
+        self.monitor_says(SourceEvent::RunStateChanged(to.state()));
+    }
+
+    pub(crate) fn source_qemu_dies(&mut self) {
+        self.source_qemu =
+            SourceQemu { gone: true, run: Run::Paused, migration: Migration::Failed };
+    }
+
+    /// From the record alone a restarted parent cannot tell our stop from a pause by another
+    /// client: it goes by the record.
+    pub(crate) fn parent_crashes(&mut self) {
+        self.parent = None;
+        if self.ghost.pause == Pause::Heard {
+            self.ghost.pause = Pause::Unheard;
+        }
     }
 
     pub(crate) fn restart_parent(&mut self) {

@@ -6,7 +6,7 @@ use dwcp_handover::*;
 
 use crate::invariants::What;
 use crate::mutation::Mutation;
-use crate::world::{Engine, TICKET, TargetQemu, Todo, World};
+use crate::world::{Engine, TICKET, Tail, TargetQemu, Todo, World};
 
 /// How a `cont` goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -108,6 +108,7 @@ impl World {
     fn target_executes(&mut self, command: TargetCommand) {
         match command {
             TargetCommand::PersistArrival(record) => {
+                self.ghost.cont_recorded |= record.state == ArrivalState::ContSent;
                 self.arrival_disk = Some(record);
                 self.engine_hears(TargetEvent::ArrivalPersisted);
             }
@@ -229,12 +230,12 @@ impl World {
     }
 
     /// The last slice reaches the target QEMU.
-    pub(crate) fn tail_arrives(&mut self) {
-        self.wire.tail = crate::world::Tail::Delivered;
+    pub(crate) fn tail_arrives(&mut self, start: Start) {
+        self.wire.tail = Tail::Delivered;
         if self.target_qemu == TargetQemu::Incoming {
             self.target_qemu = TargetQemu::TailIn;
         }
-        self.tell_engine(TargetEvent::TailReceived);
+        self.tell_engine(TargetEvent::TailReceived { start });
     }
 
     pub(crate) fn qemu_loads(&mut self) {
@@ -254,8 +255,8 @@ impl World {
     pub(crate) fn engine_crashes(&mut self) {
         self.engine = None;
         self.wire.cut = true;
-        if self.wire.tail == crate::world::Tail::InFlight {
-            self.wire.tail = crate::world::Tail::Delivered;
+        if matches!(self.wire.tail, Tail::InFlight(_)) {
+            self.wire.tail = Tail::Delivered;
         }
     }
 }

@@ -51,6 +51,7 @@ pub(crate) enum Migration {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SourceQemu {
+    pub(crate) gone: bool,
     pub(crate) run: Run,
     pub(crate) migration: Migration,
 }
@@ -92,6 +93,7 @@ pub(crate) struct Parent {
     pub(crate) saw_link_lost: bool,
     pub(crate) saw_roots: bool,
     pub(crate) saw_go_request: bool,
+    pub(crate) saw_guest_lost: bool,
 }
 
 impl Parent {
@@ -104,6 +106,7 @@ impl Parent {
             saw_link_lost: false,
             saw_roots: false,
             saw_go_request: false,
+            saw_guest_lost: false,
         }
     }
 }
@@ -113,7 +116,8 @@ impl Parent {
 pub(crate) struct Child {
     pub(crate) alive: bool,
     pub(crate) switchover_let: bool,
-    pub(crate) go: bool,
+    /// Given by the parent, with what the target does after the commit.
+    pub(crate) go: Option<Start>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,7 +129,7 @@ pub(crate) enum Roots {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Tail {
     NotSent,
-    InFlight,
+    InFlight(Start),
     Delivered,
 }
 
@@ -167,7 +171,7 @@ pub(crate) struct Budget {
     pub(crate) cancel: bool,
     pub(crate) source_deadline: bool,
     pub(crate) target_deadline: bool,
-    pub(crate) suspend: bool,
+    pub(crate) guest_changes: bool,
 }
 
 impl Budget {
@@ -180,10 +184,23 @@ impl Budget {
     }
 }
 
+/// Whether another client paused the guest before we did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Pause {
+    None,
+    /// It did, and the parent has not heard of it, or has forgotten it in a crash.
+    Unheard,
+    /// The parent knows: nobody may set the guest running.
+    Heard,
+}
+
 /// What an omniscient observer remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ghost {
     pub(crate) ran_at_target: bool,
+    /// `cont_sent` reached the target's disk: from then on the guest may have run there.
+    pub(crate) cont_recorded: bool,
+    pub(crate) pause: Pause,
     pub(crate) violation: Option<What>,
 }
 
@@ -212,8 +229,8 @@ impl World {
         let mut world = World {
             parent: Some(Parent::new(Source::new(TICKET, Notes::default()), Vec::new())),
             source_disk: None,
-            source_qemu: SourceQemu { run: Run::Running, migration: Migration::None },
-            child: Child { alive: true, switchover_let: false, go: false },
+            source_qemu: SourceQemu { gone: false, run: Run::Running, migration: Migration::None },
+            child: Child { alive: true, switchover_let: false, go: None },
             wire: Wire {
                 accepted: false,
                 cut: false,
@@ -232,9 +249,15 @@ impl World {
                 cancel: true,
                 source_deadline: true,
                 target_deadline: true,
-                suspend: true,
+                // Planted bugs are looked for without it: they show more plainly.
+                guest_changes: mutation == Mutation::None,
             },
-            ghost: Ghost { ran_at_target: false, violation: None },
+            ghost: Ghost {
+                ran_at_target: false,
+                cont_recorded: false,
+                pause: Pause::None,
+                violation: None,
+            },
             mutation,
         };
         world.start_engine(role, Vec::new());
