@@ -1,4 +1,4 @@
-//! Parser and rewriter of QEMU's migration stream (`docs/wire-format.md`, "The QEMU side").
+//! Parser and rewriter of QEMU's migration stream (migration/savevm.c and ram.c of QEMU 7.2 to 10).
 //! Pure: no clock, socket, thread or file; runs on whichever thread reads the stream.
 //! Allocates only when the block list arrives, never per page; never blocks.
 //! It must not know how pages travel: it says where they lie in the caller's buffer.

@@ -1,10 +1,5 @@
 //! One multifd channel with `multifd-compression none` (migration/multifd.h, MultiFDInit_t and
 //! MultiFDPacket_t). A channel carries nothing for the target QEMU once its pages are taken out.
-//!
-//! Where QEMU's versions differ: from 9.0 zero pages are listed behind the normal ones (7.2 leaves
-//! that field zero and sends zero pages on the main stream); in a packet without pages 7.2 leaves
-//! `next_packet_size` and the block's name stale and 10.0 leaves `pages_alloc` zero, yet the table
-//! of offsets always has its full length.
 
 use crate::error::{Capability, StreamError};
 use crate::layout::{FILE_MAGIC, LOOKAHEAD_MAX, PAGE_BYTES};
@@ -65,6 +60,11 @@ pub struct Hello {
     /// The channel's number, from 0.
     pub id: u8,
 }
+
+// Where QEMU's versions differ: from 9.0 zero pages are listed behind the normal ones (7.2 leaves
+// that field zero and sends zero pages on the main stream); in a packet without pages 7.2 leaves
+// next_packet_size and the block's name stale and 10.0 leaves pages_alloc zero, yet the table of
+// offsets always has its full length.
 
 /// The packet whose pages are being read.
 #[derive(Debug)]

@@ -45,6 +45,10 @@ pub enum Mark {
 }
 
 /// A place where the pages that travelled on multifd channels must be in the skeleton.
+///
+/// Which of the two is paired with [`Mark::ChannelSync`] on every channel is told by the first one
+/// in the stream: `Flush` in setup means at each `Flush` (QEMU 8.1 and later), `Eos` means at each
+/// `Eos` (older QEMUs and machine types).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SyncPoint {
     /// Before RAM's EOS word.
@@ -77,7 +81,7 @@ pub trait Sink {
     fn mark(&mut self, mark: Mark);
     /// A sync point lies ahead: everything before it is in the skeleton, the sync word is not. A
     /// sink that has pages of kept blocks from multifd channels writes them now, as records made
-    /// by [`crate::record`].
+    /// by [`crate::record`]. Not called in plain mode.
     fn before_sync(&mut self, point: SyncPoint) -> Inserted {
         let _ = point;
         Inserted::Nothing

@@ -131,7 +131,7 @@ fn multifd_channels_bring_every_page() {
         let main = model::load(&main);
         let mut pages: Vec<_> =
             main.records().map(|record| (record.block.clone(), record.index)).collect();
-        let syncs = main.items.iter().filter(|item| **item == sync_item(&name)).count();
+        let syncs = main.items.iter().filter(|item| *item == first_sync(&main)).count();
         for number in 0..2 {
             let stream = recorded::load(&name, &format!("channel{number}"));
             let events = channel(&parser, &stream, &[stream.len()]);
@@ -155,9 +155,10 @@ fn multifd_channels_bring_every_page() {
     }
 }
 
-/// 7.2 syncs its channels at every EOS, 10 at every FLUSH.
-fn sync_item(name: &str) -> Item {
-    if name.starts_with("qemu72") { Item::Eos } else { Item::Flush }
+/// The first sync point in the stream tells which kind is paired with the channels' SYNC packets.
+fn first_sync(main: &model::Stream) -> &Item {
+    let sync = |item: &&Item| matches!(item, Item::Eos | Item::Flush);
+    main.items.iter().find(sync).expect("a sync point")
 }
 
 fn channel(parser: &Parser, stream: &[u8], pieces: &[usize]) -> Vec<Event> {

@@ -243,6 +243,26 @@ fn blocks_must_match_the_rules() {
 }
 
 #[test]
+fn a_zero_record_that_is_not_zero_is_damage() {
+    let first = [named(0, ZERO, "a"), vec![0]].concat();
+    for record in [named(1, ZERO, "a"), word(1, ZERO | CONTINUE)] {
+        let stream = [setup(), part(2), first.clone(), record, vec![9]].concat();
+        let error = error_of(&stream, direct());
+        assert!(matches!(error, StreamError::Unexpected { value: 9, .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_block_of_uneven_length_cannot_be_taken_out() {
+    let mut list = mem_size(None);
+    list[10..18].copy_from_slice(&0x4800u64.to_be_bytes());
+    list[20..28].copy_from_slice(&0x3800u64.to_be_bytes());
+    let stream = [head(), start(b"ram", 4), list].concat();
+    let name = "a".to_owned();
+    assert_eq!(error_of(&stream, direct()), StreamError::UnevenBlock { name, used_bytes: 0x4800 });
+}
+
+#[test]
 fn a_page_outside_its_block_is_refused() {
     for flags in [ZERO, ZERO | CONTINUE] {
         let first = [named(0, ZERO, "a"), vec![0]].concat();
