@@ -81,6 +81,19 @@ pub fn listen(target: &mut Qemu, uri: &str) -> Result<()> {
     Ok(())
 }
 
+/// The address a listening target took, for an address with port 0.
+///
+/// # Errors
+/// It does not listen.
+pub fn listening_uri(target: &mut Qemu) -> Result<String> {
+    let info = target.execute("query-migrate", json!({}))?;
+    let address = info.pointer("/socket-address/0").context("the target does not listen")?;
+    match (address["host"].as_str(), address["port"].as_str()) {
+        (Some(host), Some(port)) => Ok(format!("tcp:{host}:{port}")),
+        _ => bail!("the target listens on no TCP address: {address}"),
+    }
+}
+
 /// Moves the running guest; both sides configured and the target listening. The guest runs on the target at
 /// the end: `cont` is sent as soon as the target reports completion, as its `-S` asks for.
 ///

@@ -2,6 +2,7 @@
 //! Needs root. Namespaces vanish on drop; those of killed processes are swept before new ones are made.
 
 use std::fmt;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::str::FromStr;
@@ -18,6 +19,7 @@ const PREFIX_BITS: u8 = 24;
 const BURST_BYTES: u32 = 128 << 10;
 /// Every namespace runs on it; the host's default differs between machines.
 const CONGESTION_CONTROL: &str = "cubic";
+const SYSCTL: &str = "/proc/sys/net/ipv4";
 
 /// Rate of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,16 +244,14 @@ fn configure(host: &Host, link: Link) -> Result<()> {
 /// another one, cubic is not yet among them.
 fn set_congestion_control(host: &Host) -> Result<()> {
     let set = || {
-        let word = format!("net.ipv4.tcp_congestion_control={CONGESTION_CONTROL}");
-        run::output(host.command("sysctl").args(["-q", "-w", &word]))
+        let words = format!("echo {CONGESTION_CONTROL} > {SYSCTL}/tcp_congestion_control");
+        run::output(host.command("sh").args(["-c", &words]))
     };
     if set().is_err() {
-        let allowed = run::line("sysctl -n net.ipv4.tcp_allowed_congestion_control")?;
-        let list = format!(
-            "net.ipv4.tcp_allowed_congestion_control={} {CONGESTION_CONTROL}",
-            allowed.trim()
-        );
-        run::output(Command::new("sysctl").args(["-q", "-w", &list]))?;
+        let path = format!("{SYSCTL}/tcp_allowed_congestion_control");
+        let allowed = fs::read_to_string(&path)?;
+        fs::write(&path, format!("{} {CONGESTION_CONTROL}", allowed.trim()))
+            .with_context(|| format!("allowing {CONGESTION_CONTROL}"))?;
         set().with_context(|| format!("setting {CONGESTION_CONTROL}"))?;
     }
     Ok(())

@@ -73,9 +73,9 @@ pub fn namespaces() -> Result<()> {
     if !is_root() {
         bail!("network namespaces need root");
     }
-    for program in ["ip", "tc", "nsenter", "sysctl"] {
+    for program in ["ip", "tc", "nsenter"] {
         if !has_program(program) {
-            bail!("{program} is not installed (apt-get install iproute2 util-linux procps)");
+            bail!("{program} is not installed (make setup)");
         }
     }
     let name = crate::workdir::unique_name();

@@ -37,8 +37,8 @@ const APPEND_SMALL: &str = "transparent_hugepage=never ftrace=nop initcall_black
      slab_sysfs_init,event_trace_init,load_module_cert,init_trusted_keyring,\
      load_system_certificate_list,x509_key_init,hugetlb_init,crypto_algapi_init,jent_mod_init,\
      bpf_tcp_ca_kfunc_init,bpf_dummy_struct_ops_init,trace_eval_init";
-/// Real files put into the disk image.
-const IMAGE_CONTENT_BYTES: u64 = 600 << 20;
+/// Real files in the disk image beyond those the guest reads, so that the choice is not always "all".
+const IMAGE_SPARE_MB: u32 = 170;
 
 /// What the workload does; handed over on the kernel's command line. Sizes and rates in the unit of the name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,9 +81,22 @@ impl Workload {
         Self {
             dirty_mb: 256,
             rate_mb: 20,
-            anon_mb: 176,
+            anon_mb: 158,
             check_kb: 4096,
             warm_mb: 430,
+            ..Self::default()
+        }
+    }
+
+    /// The demo's: smaller, so that a move takes seconds.
+    #[must_use]
+    pub fn demo() -> Self {
+        Self {
+            dirty_mb: 96,
+            rate_mb: 12,
+            anon_mb: 64,
+            check_kb: 2048,
+            warm_mb: 100,
             ..Self::default()
         }
     }
@@ -132,6 +145,12 @@ impl GuestSpec {
     #[must_use]
     pub fn bench() -> Self {
         Self { memory_mb: 2048, disk: true, workload: Workload::bench(), ..Self::default() }
+    }
+
+    /// 512 MiB with a disk, about half of it in use and 96 MB of that rewritten for ever: the guest of the demo.
+    #[must_use]
+    pub fn demo() -> Self {
+        Self { memory_mb: 512, disk: true, workload: Workload::demo(), ..Self::default() }
     }
 
     fn has_disk(&self) -> bool {
@@ -291,9 +310,10 @@ fn disk_image(spec: &GuestSpec, cache: &Path) -> Result<PathBuf> {
     if let Some(image) = &spec.image {
         return image.canonicalize().with_context(|| format!("{}", image.display()));
     }
-    let path = cache.join("image.ext4");
+    let content_mb = spec.workload.warm_mb + IMAGE_SPARE_MB;
+    let path = cache.join(format!("image-{content_mb}.ext4"));
     if !path.exists() {
-        image::build(&path, IMAGE_CONTENT_BYTES)?;
+        image::build(&path, u64::from(content_mb) << 20)?;
     }
     Ok(path)
 }
