@@ -73,7 +73,8 @@ pub struct Framer {
 
 impl Framer {
     /// A framer whose zstd context already has its memory for `level_max` and everything below,
-    /// so that nothing is allocated later: 1.5 MiB at level 1, 4 MiB at 5, 14 MiB at 9.
+    /// so that nothing is allocated later: 1.2 MiB of buffers and 0.6 MiB at level 1, 1.3 MiB at
+    /// 3, 3 MiB at 5, 10.5 MiB at 9.
     #[must_use]
     pub fn new(level_max: Level) -> Self {
         let mut framer = Self {
@@ -349,3 +350,6 @@ pub(crate) fn split<'a>(
     }
     Ok(Sections { records, data, plain })
 }
+
+#[cfg(test)]
+mod tests;

@@ -183,6 +183,20 @@ mod tests {
         assert_eq!(zero.high, 0);
     }
 
+    /// Two releases must agree on leaves.
+    #[test]
+    fn leaves_are_what_they_were() {
+        let mut page = ZERO_PAGE;
+        page[7] = 1;
+        let xxh3 = PageHasher::new(HashAlgorithm::Xxh3, 42).leaf(&page);
+        let blake3 = PageHasher::new(HashAlgorithm::Blake3, 42).leaf(&page);
+        assert_eq!(format!("{:032x}", xxh3.low), "c42316420a52a1e31413d315dfe02562");
+        assert_eq!(
+            format!("{:032x}{:032x}", blake3.high, blake3.low),
+            "e0fb1a0945185179d45e50b0ccdb6daf0e3373962636214e1837819de9bd712c"
+        );
+    }
+
     #[test]
     fn pieces_digest_like_the_whole() {
         for algorithm in [HashAlgorithm::Xxh3, HashAlgorithm::Blake3] {

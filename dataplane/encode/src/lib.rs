@@ -1,4 +1,38 @@
 //! HDE: page encoding and decoding, pure.
+//!
+//! Runs on whatever thread calls it; every type says when it allocates, none blocks. It has no
+//! clock, thread, file or random source: seeds, rates and times are arguments. It must not know
+//! sockets, sessions or QEMU's stream, and sees guest memory through [`PageStore`] alone.
+//!
+//! # The way of a page
+//! ```text
+//! source, intake thread   PageBatch::push_page / push_zero   where the stream's pages lie
+//!                         Planner::plan                      hash, compare, decide -> Plan
+//! source, any thread      Framer::raw_in_place or ::frame    Plan -> slice body
+//!                         LevelControl                       which level, from link and CPU
+//! target, apply thread    Applier::apply                     slice body -> PageStore
+//! both                    root()                             equal when memory is
+//! ```
+//! The planner keeps 24 bytes a page and two bounded stores, the applier 20 bytes a page and
+//! 1.1 MiB (BLAKE3: 40 and 36); tables are zeroed by the allocator, so that memory the guest
+//! never used costs nothing on either side.
+//!
+//! # The contract
+//! * Both sides add the same blocks (id, name, pages) with the same hash and seed, and the
+//!   target's memory is zero before the first frame.
+//! * A plan that is not empty is sent under the slice number it was planned with, or the job is
+//!   aborted. An empty one is not sent and its number is used again.
+//! * A slice leaves only when all slices up to [`Plan::not_before`] are acked: the watermark
+//!   counts, not that one slice. Otherwise slices may arrive in any order.
+//! * A slice is acked once [`Applier::apply`] has returned, and is applied exactly once.
+//! * Any error from [`Applier::apply`] ends the job.
+//!
+//! # Trust
+//! Every length and index of a frame is checked before use and nothing is allocated for one. A
+//! record that relies on what the target holds carries the low 32 bits of that page's leaf, and
+//! a mismatch is an error. Beyond that, equal leaves are taken for equal pages: with XXH3 (128
+//! bits, keyed by a secret seed) this withstands accidents, with BLAKE3 also a guest that
+//! chooses its pages. Roots are compared at the end; they rest on the same leaves.
 #![forbid(unsafe_code)]
 
 mod applier;
