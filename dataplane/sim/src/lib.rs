@@ -9,8 +9,10 @@
 #![forbid(unsafe_code)]
 
 mod endpoint;
+mod network;
 mod pipe;
 mod rail;
+mod rate_meter;
 mod rng;
 pub mod seeds;
 pub mod transfer;

@@ -5,6 +5,8 @@
 
 use std::collections::VecDeque;
 
+/// No pipe is slower, in bytes per second.
+const RATE_MIN: u64 = 10_000;
 const NS_PER_S: u64 = 1_000_000_000;
 
 struct Chunk {
@@ -118,6 +120,14 @@ impl Pipe {
 
     pub(crate) fn thaw(&mut self) {
         self.frozen_until_ns = 0;
+    }
+
+    pub(crate) fn delay_ns(&self) -> u64 {
+        self.shape.delay_ns
+    }
+
+    pub(crate) fn slow_down(&mut self, divisor: u64) {
+        self.shape.rate_bytes_per_s = (self.shape.rate_bytes_per_s / divisor).max(RATE_MIN);
     }
 
     pub(crate) fn set_rate(&mut self, rate_bytes_per_s: u64) {

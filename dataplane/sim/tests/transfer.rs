@@ -1,7 +1,7 @@
 //! Sessions against the faulty network, seed by seed.
 
 use dwcp_sim::seeds;
-use dwcp_sim::transfer::{Network, Report, run};
+use dwcp_sim::transfer::{NetworkKind, Report, run};
 
 /// Seeds of a usual test run; see [`seeds`] for more, or for one.
 const SEEDS: u64 = 300;
@@ -11,7 +11,7 @@ fn every_slice_arrives_once_whatever_happens_to_the_rails() {
     let mut sum = Report::default();
     let chosen = seeds::chosen(SEEDS);
     for seed in chosen.clone() {
-        let ended = run(seed, Network::Faulty, seeds::is_replay());
+        let ended = run(seed, NetworkKind::Faulty, seeds::is_replay());
         let report = ended.unwrap_or_else(|failure| panic!("{failure}"));
         sum.slices += report.slices;
         sum.resent += report.resent;
@@ -31,7 +31,7 @@ fn every_slice_arrives_once_whatever_happens_to_the_rails() {
 #[test]
 fn a_good_network_loses_no_rail_and_sends_nothing_twice() {
     for seed in seeds::chosen(SEEDS / 3) {
-        let ended = run(seed, Network::Good, seeds::is_replay());
+        let ended = run(seed, NetworkKind::Good, seeds::is_replay());
         ended.unwrap_or_else(|failure| panic!("{failure}"));
     }
 }
