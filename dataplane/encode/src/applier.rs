@@ -267,17 +267,14 @@ impl<S: PageStore> Target<S> {
         (block, index, guard): (BlockId, PageIndex, u32),
     ) -> Result<(), DecodeError> {
         let source = self.table.blocks().resolve(block, index, 1);
-        let source = source.ok_or(DecodeError::NoSuchPage { block, index, count: 1 })?;
+        source.ok_or(DecodeError::NoSuchPage { block, index, count: 1 })?;
         let mut content = None;
         for (page, at) in pages_of(record, first) {
             if !self.accepts(turn, page) {
                 continue;
             }
             if content.is_none() {
-                self.check_version(source, (block, index), guard)?;
-                let mut read = ZERO_PAGE;
-                self.store.read(block, index, &mut read);
-                content = Some(read);
+                content = Some(self.read_version(block, index, guard)?);
             }
             if let Some(content) = &content {
                 turn.stats.duplicate += 1;
@@ -300,26 +297,27 @@ impl<S: PageStore> Target<S> {
             return Ok(());
         }
         let (block, index) = (record.block, record.index);
-        self.check_version(page, (block, index), guard)?;
-        let mut content = ZERO_PAGE;
-        self.store.read(block, index, &mut content);
+        let mut content = self.read_version(block, index, guard)?;
         delta::apply(runs, &mut content).map_err(|_| DecodeError::BadDelta { block, index })?;
         turn.stats.delta += 1;
         self.write(turn.seq, page, block, index, &content);
         Ok(())
     }
 
-    fn check_version(
+    /// Reads a page that a record relies on, if it holds what the record was made against.
+    fn read_version(
         &self,
-        page: u32,
-        (block, index): (BlockId, PageIndex),
+        block: BlockId,
+        index: PageIndex,
         expected: u32,
-    ) -> Result<(), DecodeError> {
-        let found = self.table.leaf(page).guard();
-        if found == expected {
-            return Ok(());
+    ) -> Result<Page, DecodeError> {
+        let mut content = ZERO_PAGE;
+        self.store.read(block, index, &mut content);
+        let found = self.table.hasher().guard(&content);
+        if found != expected {
+            return Err(DecodeError::WrongVersion { block, index, expected, found });
         }
-        Err(DecodeError::WrongVersion { block, index, expected, found })
+        Ok(content)
     }
 }
 

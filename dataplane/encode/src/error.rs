@@ -55,6 +55,17 @@ pub enum PlanError {
         /// Length of the buffer.
         length: usize,
     },
+    /// Two contents with one leaf: the hash cannot tell this guest's pages apart.
+    #[error(
+        "page {index} of RAM block {block} has the hash of another content: \
+         abort the job and run it again with BLAKE3"
+    )]
+    Collision {
+        /// Block of the page.
+        block: BlockId,
+        /// The page.
+        index: PageIndex,
+    },
     /// Slice numbers must grow and stay under the table's limit; acks must not run ahead.
     #[error(
         "slice {seq} cannot follow slice {last:?} with all slices below {acked_below} acked: \

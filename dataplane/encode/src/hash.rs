@@ -5,7 +5,7 @@
 //! against somebody who may choose the bytes.
 
 use dwcp_wire::PAGE_BYTES;
-use xxhash_rust::xxh3::{Xxh3, xxh3_128_with_secret};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_secret, xxh3_128_with_secret};
 
 pub use dwcp_wire::HashAlgorithm;
 
@@ -14,8 +14,9 @@ pub type Page = [u8; PAGE_BYTES];
 
 /// Secret length of XXH3 (XXH3 specification, "default secret").
 const XXH3_SECRET_BYTES: usize = 192;
-/// Key derivation context of the leaf key (BLAKE3 specification, section 2.3).
+/// Key derivation contexts (BLAKE3 specification, section 2.3).
 const LEAF_KEY_CONTEXT: &str = "DWCP v3 page leaf key";
+const GUARD_KEY_CONTEXT: &str = "DWCP v3 page guard key";
 
 /// A page that holds only zeros.
 pub(crate) const ZERO_PAGE: Page = [0; PAGE_BYTES];
@@ -28,13 +29,6 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// The low 32 bits: what a record carries to name the content it relies on.
-    #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
-    pub fn guard(self) -> u32 {
-        self.low as u32
-    }
-
     /// Little-endian bytes, low half first.
     #[must_use]
     pub fn to_bytes(self) -> [u8; 32] {
@@ -59,6 +53,7 @@ impl Leaf {
 #[derive(Clone)]
 pub struct PageHasher {
     kind: Kind,
+    guard_secret: [u8; XXH3_SECRET_BYTES],
 }
 
 #[derive(Clone)]
@@ -82,15 +77,16 @@ impl PageHasher {
     #[must_use]
     pub fn new(algorithm: HashAlgorithm, seed: u64) -> Self {
         let kind = match algorithm {
-            HashAlgorithm::Xxh3 => Kind::Xxh3 { secret: expand(seed) },
-            HashAlgorithm::Blake3 => Kind::Blake3 { key: expand(seed) },
+            HashAlgorithm::Xxh3 => Kind::Xxh3 { secret: expand(LEAF_KEY_CONTEXT, seed) },
+            HashAlgorithm::Blake3 => Kind::Blake3 { key: expand(LEAF_KEY_CONTEXT, seed) },
         };
-        Self { kind }
+        Self { kind, guard_secret: expand(GUARD_KEY_CONTEXT, seed) }
     }
 
     #[cfg(test)]
     pub(crate) fn masked(seed: u64, mask: u128) -> Self {
-        Self { kind: Kind::Masked { secret: expand(seed), mask } }
+        let kind = Kind::Masked { secret: expand(LEAF_KEY_CONTEXT, seed), mask };
+        Self { kind, guard_secret: expand(GUARD_KEY_CONTEXT, seed) }
     }
 
     /// Which hash this is.
@@ -107,6 +103,15 @@ impl PageHasher {
     #[inline]
     pub fn leaf(&self, page: &Page) -> Leaf {
         self.digest(page)
+    }
+
+    /// 32 bits under another key than the leaf's: what a record carries to name the content it
+    /// relies on. Independent of the leaf, so that it also tells equal leaves apart.
+    #[must_use]
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are what is wanted")]
+    pub fn guard(&self, page: &Page) -> u32 {
+        xxh3_64_with_secret(page, &self.guard_secret) as u32
     }
 
     /// Digest of up to a few KiB of bytes under the same key as the leaves.
@@ -133,10 +138,10 @@ impl PageHasher {
     }
 }
 
-/// Expands a 64-bit seed to a key or secret of `N` bytes.
-fn expand<const N: usize>(seed: u64) -> [u8; N] {
+/// Expands a 64-bit seed to a key or secret of `N` bytes for one purpose.
+fn expand<const N: usize>(context: &str, seed: u64) -> [u8; N] {
     let mut out = [0; N];
-    blake3::Hasher::new_derive_key(LEAF_KEY_CONTEXT)
+    blake3::Hasher::new_derive_key(context)
         .update(&seed.to_le_bytes())
         .finalize_xof()
         .fill(&mut out);
@@ -190,6 +195,7 @@ mod tests {
         page[7] = 1;
         let xxh3 = PageHasher::new(HashAlgorithm::Xxh3, 42).leaf(&page);
         let blake3 = PageHasher::new(HashAlgorithm::Blake3, 42).leaf(&page);
+        assert_eq!(PageHasher::new(HashAlgorithm::Blake3, 42).guard(&page), 2_402_969_170);
         assert_eq!(format!("{:032x}", xxh3.low), "c42316420a52a1e31413d315dfe02562");
         assert_eq!(
             format!("{:032x}{:032x}", blake3.high, blake3.low),

@@ -29,10 +29,14 @@
 //!
 //! # Trust
 //! Every length and index of a frame is checked before use and nothing is allocated for one. A
-//! record that relies on what the target holds carries the low 32 bits of that page's leaf, and
-//! a mismatch is an error. Beyond that, equal leaves are taken for equal pages: with XXH3 (128
-//! bits, keyed by a secret seed) this withstands accidents, with BLAKE3 also a guest that
-//! chooses its pages. Roots are compared at the end; they rest on the same leaves.
+//! record that relies on what the target holds carries a 32-bit guard of that content, which is
+//! compared with what the store holds at that moment; a mismatch is an error. Guards and leaves
+//! are independent, so that two contents with one leaf end the job instead of the guest's
+//! integrity, except where the planner has nothing left to compare with: a page whose new
+//! content has the leaf of the version last sent and whose old content is not cached any more
+//! counts as unchanged. With XXH3 (128 bits, keyed by a secret seed) that withstands accidents,
+//! with BLAKE3 also a guest that chooses its pages. Roots are compared at the end; they rest on
+//! the same leaves.
 #![forbid(unsafe_code)]
 
 mod applier;

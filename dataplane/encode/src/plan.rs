@@ -23,9 +23,9 @@ pub(crate) struct PlannedPage {
 pub(crate) enum PageOp {
     /// This and the following pages are zero.
     Zero { count: u32 },
-    /// The same content as another page of the target, whose leaf's low bits are `guard`.
+    /// The same content as another page of the target; its guard.
     Duplicate { block: BlockId, index: PageIndex, guard: u32 },
-    /// Bytes `at..at + length` of the plan's delta buffer, against the version with `guard`.
+    /// Bytes `at..at + length` of the plan's delta buffer, against the version with this guard.
     Delta { at: u32, length: u32, guard: u32 },
     /// 4096 bytes at this offset of the buffer that was planned.
     Literal { at: u32 },

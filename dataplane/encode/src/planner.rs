@@ -21,7 +21,7 @@ use crate::cache::DeltaCache;
 use crate::dedup::DedupIndex;
 use crate::delta;
 use crate::error::{BlockError, PlanError};
-use crate::hash::{Leaf, Page, PageHasher};
+use crate::hash::{Leaf, Page, PageHasher, ZERO_PAGE};
 use crate::plan::{FRAME_DELTA_BYTES_MAX, PageOp, Plan, PlannedPage};
 use crate::table::{PageTable, Root, SEQ_MAX};
 
@@ -219,11 +219,18 @@ impl Planner {
             .and_then(<[u8]>::first_chunk)
             .ok_or(PlanError::OutOfBuffer { at, length: bytes.len() })?;
         let leaf = self.table.hasher().leaf(content);
+        let collision = PlanError::Collision { block: entry.block, index: entry.index };
         if leaf == self.table.zero_leaf() {
+            if *content != ZERO_PAGE {
+                return Err(collision);
+            }
             self.plan_zero(turn, page, entry.block, entry.index, out);
             return Ok(());
         }
         if leaf == self.table.leaf(page) {
+            if self.cache.get(page).is_some_and(|sent| sent != content) {
+                return Err(collision);
+            }
             out.counts.unchanged += 1;
             return Ok(());
         }
@@ -261,7 +268,7 @@ impl Planner {
     ) -> PageOp {
         let mut held_back = false;
         match self.find_source(turn, page, leaf) {
-            Source::Usable(source) => return self.duplicate(turn, source, leaf, out),
+            Source::Usable(source) => return self.duplicate(turn, source, content, out),
             Source::InFlight => held_back = true,
             Source::None => self.index.insert(leaf, page),
         }
@@ -293,11 +300,11 @@ impl Planner {
         }
     }
 
-    fn duplicate(&mut self, turn: &Turn, source: u32, leaf: Leaf, out: &mut Plan) -> PageOp {
+    fn duplicate(&mut self, turn: &Turn, source: u32, content: &Page, out: &mut Plan) -> PageOp {
         self.readers[source as usize] = u32::try_from(turn.seq + 1).unwrap_or(u32::MAX);
         out.counts.duplicate += 1;
         let (block, index) = self.table.blocks().locate(source);
-        PageOp::Duplicate { block, index, guard: leaf.guard() }
+        PageOp::Duplicate { block, index, guard: self.table.hasher().guard(content) }
     }
 
     fn delta(
@@ -322,7 +329,7 @@ impl Planner {
         out.counts.delta += 1;
         out.counts.delta_bytes += length as u64;
         let narrow = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
-        let guard = self.table.leaf(page).guard();
+        let guard = self.table.hasher().guard(base);
         Some(Ok(PageOp::Delta { at: narrow(at), length: narrow(length), guard }))
     }
 

@@ -14,8 +14,8 @@
 //! bit 7     zero
 //! ```
 //! A duplicate goes on with `zigzag(source index - first index)` and the source's guard (u32,
-//! little-endian); its whole run copies that one page. A delta goes on with its length and the
-//! base's guard.
+//! little-endian, see [`PageHasher::guard`](crate::PageHasher::guard)); its whole run copies that
+//! one page. A delta goes on with its length and the base's guard.
 
 use dwcp_wire::{BlockId, PageIndex};
 
@@ -172,8 +172,7 @@ fn record_of(page: &PlannedPage, place: Place) -> Record {
     Record { block: page.block, index: page.index, count, kind }
 }
 
-/// Whether `next` prolongs `run`. A duplicate of a page inside the run would read a page that
-/// the same run writes, which is harmless: it writes the same content.
+/// Whether `next` prolongs `run`.
 fn continues(run: &Record, next: &Record) -> bool {
     run.block == next.block
         && run.index.0 + u64::from(run.count) == next.index.0

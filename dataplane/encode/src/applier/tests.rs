@@ -51,7 +51,7 @@ fn forge(pages: &[PlannedPage], delta_bytes: &[u8], level: Level) -> Vec<u8> {
 const LITERAL: PageOp = PageOp::Literal { at: 0 };
 
 fn guard_of(content: &Page) -> u32 {
-    PageHasher::new(HashAlgorithm::Xxh3, 1).leaf(content).guard()
+    PageHasher::new(HashAlgorithm::Xxh3, 1).guard(content)
 }
 
 #[test]
@@ -85,6 +85,17 @@ fn a_delta_against_another_version_is_refused() {
     let refused = applier.apply(5, &delta);
     assert!(matches!(refused, Err(DecodeError::WrongVersion { index: PageIndex(3), .. })));
     assert_eq!(applier.apply(3, &delta).map(|stats| stats.dropped), Ok(1), "older: dropped");
+}
+
+#[test]
+fn a_source_that_somebody_else_wrote_is_refused() {
+    let guard = guard_of(&[1; PAGE_BYTES]);
+    let op = PageOp::Duplicate { block: RAM, index: PageIndex(0), guard };
+    let mut applier = applier();
+    applier.apply(0, &forge(&[planned(0, LITERAL)], &[], Level::Off)).unwrap();
+    applier.store_mut().0[0][9] = 9;
+    let refused = applier.apply(1, &forge(&[planned(1, op)], &[], Level::Off));
+    assert!(matches!(refused, Err(DecodeError::WrongVersion { .. })));
 }
 
 #[test]
@@ -165,6 +176,30 @@ fn pages_written_by_others_show_in_the_root() {
     let zero = planned(5, PageOp::Zero { count: 1 });
     applier.apply(0, &forge(&[zero], &[], Level::Off)).unwrap();
     assert_eq!(applier.root(), clean);
+}
+
+/// Loses every write.
+struct Deaf;
+
+impl PageStore for Deaf {
+    fn read(&self, _: BlockId, _: PageIndex, out: &mut Page) {
+        *out = ZERO_PAGE;
+    }
+    fn write(&mut self, _: BlockId, _: PageIndex, _: &Page) {}
+    fn zero(&mut self, _: BlockId, _: PageIndex) {}
+}
+
+#[test]
+fn the_root_is_over_what_the_store_holds() {
+    let body = forge(&[planned(1, LITERAL)], &[], Level::Off);
+    let mut deaf = Applier::new(HashAlgorithm::Xxh3, 1, Deaf);
+    deaf.add_block(RAM, "pc.ram", PAGES).unwrap();
+    let mut good = applier();
+    let empty = good.root();
+    deaf.apply(0, &body).unwrap();
+    good.apply(0, &body).unwrap();
+    assert_eq!(deaf.root(), empty);
+    assert_ne!(good.root(), empty);
 }
 
 proptest! {
