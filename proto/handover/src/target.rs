@@ -243,25 +243,25 @@ impl Target {
             return;
         }
         self.start = start;
-        if self.recovered {
-            self.phase = TargetPhase::Inspecting;
-            out.push(TargetCommand::InspectQemu);
-        } else if !self.loaded {
-            // Somebody else committed a guest that is not complete here.
+        if !self.loaded {
+            // Gone since, or somebody else committed a guest that is not complete here.
             self.hand_back(out);
+        } else if self.recovered || start == Start::LeavePaused {
+            // No `cont` will show whether it is still there.
+            self.inspect(out);
         } else {
-            self.start_guest(out);
+            self.record_cont(out);
         }
     }
 
-    fn start_guest(&mut self, out: &mut Commands) {
-        match self.start {
-            Start::Run => {
-                self.phase = TargetPhase::RecordingCont;
-                self.persist(ArrivalState::ContSent, out);
-            }
-            Start::LeavePaused => self.arrived(Arrival::LeftPaused, out),
-        }
+    fn inspect(&mut self, out: &mut Commands) {
+        self.phase = TargetPhase::Inspecting;
+        out.push(TargetCommand::InspectQemu);
+    }
+
+    fn record_cont(&mut self, out: &mut Commands) {
+        self.phase = TargetPhase::RecordingCont;
+        self.persist(ArrivalState::ContSent, out);
     }
 
     // The arrival.
@@ -325,7 +325,8 @@ impl Target {
                 self.phase = TargetPhase::Starting;
                 out.push(TargetCommand::Cont);
             }
-            QemuState::Paused => self.start_guest(out),
+            QemuState::Paused if self.start == Start::Run => self.record_cont(out),
+            QemuState::Paused => self.arrived(Arrival::LeftPaused, out),
             QemuState::Gone if self.may_have_run => self.arrived(Arrival::Lost, out),
             QemuState::Gone => self.hand_back(out),
         }
@@ -333,11 +334,8 @@ impl Target {
 
     fn retry(&mut self, out: &mut Commands) {
         match self.phase {
-            TargetPhase::Starting if self.may_have_run => {
-                self.phase = TargetPhase::Inspecting;
-                out.push(TargetCommand::InspectQemu);
-            }
-            TargetPhase::Inspecting => out.push(TargetCommand::InspectQemu),
+            TargetPhase::Starting if self.may_have_run => self.inspect(out),
+            TargetPhase::Inspecting => self.inspect(out),
             TargetPhase::Destroying { .. } => out.push(TargetCommand::DestroyQemu),
             _ => {}
         }

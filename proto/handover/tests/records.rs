@@ -103,7 +103,7 @@ fn torn(new: &[u8], old: &[u8], at: usize, kind: u8) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
 
     #[test]
     fn decision_records_read_back(record in any_decision_record()) {

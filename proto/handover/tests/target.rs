@@ -100,8 +100,12 @@ fn a_guest_to_be_left_paused_never_gets_cont() {
     for (start, leave_paused) in [(Start::Run, true), (Start::LeavePaused, false)] {
         let (mut target, commands) = loaded(start, leave_paused);
         assert_eq!(commands, [C::Propose(Decision::Committed(Start::LeavePaused))]);
+        let decided = target.on(E::Decided(committed_record(Start::LeavePaused)));
+        assert_eq!(decided, [C::InspectQemu]);
+        let mut gone = target.clone();
+        assert_eq!(gone.on(E::QemuInspected(QemuState::Gone)), [C::HandBack]);
         assert_eq!(
-            target.on(E::Decided(committed_record(Start::LeavePaused))),
+            target.on(E::QemuInspected(QemuState::Paused)),
             [
                 C::RestoreCapabilities,
                 C::PersistArrival(arrival(ArrivalState::Arrived(Arrival::LeftPaused))),

@@ -130,7 +130,7 @@ pub enum TargetPhase {
     TailReceived,
     /// QEMU completed, or a failure came: the ledger has a proposal.
     Deciding,
-    /// Committed; after a restart the QEMU is looked at first.
+    /// Committed; the QEMU is looked at, after a restart or before it is left paused.
     Inspecting,
     /// Committed; `cont_sent` is being written.
     RecordingCont,

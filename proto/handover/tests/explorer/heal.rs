@@ -114,7 +114,7 @@ impl World {
     fn end_violation(&self) -> Option<What> {
         let source = self.source_qemu.run.is_live();
         let target = self.target_qemu == TargetQemu::Running;
-        let lost_there = self.target_qemu == TargetQemu::Gone && self.ghost.cont_recorded;
+        let lost_there = self.target_qemu == TargetQemu::Gone && self.ghost.counts_as_arrived;
         let aborted = !matches!(
             self.decision_disk.state,
             DecisionState::Open | DecisionState::Decided(Decision::Committed(_))

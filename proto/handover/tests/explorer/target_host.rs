@@ -108,7 +108,7 @@ impl World {
     fn target_executes(&mut self, command: TargetCommand) {
         match command {
             TargetCommand::PersistArrival(record) => {
-                self.ghost.cont_recorded |= record.state == ArrivalState::ContSent;
+                self.ghost.counts_as_arrived |= record.state == ArrivalState::ContSent;
                 self.arrival_disk = Some(record);
                 self.engine_hears(TargetEvent::ArrivalPersisted);
             }
@@ -121,7 +121,10 @@ impl World {
             TargetCommand::InspectQemu => {
                 let state = match self.target_qemu {
                     TargetQemu::Running => QemuState::Running,
-                    TargetQemu::Loaded => QemuState::Paused,
+                    TargetQemu::Loaded => {
+                        self.ghost.counts_as_arrived = true;
+                        QemuState::Paused
+                    }
                     TargetQemu::Incoming | TargetQemu::TailIn | TargetQemu::Gone => QemuState::Gone,
                 };
                 self.engine_hears(TargetEvent::QemuInspected(state));

@@ -198,8 +198,9 @@ pub(crate) enum Pause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Ghost {
     pub(crate) ran_at_target: bool,
-    /// `cont_sent` reached the target's disk: from then on the guest may have run there.
-    pub(crate) cont_recorded: bool,
+    /// `cont_sent` reached the target's disk, or the QEMU of a committed guest was found whole:
+    /// what dies from then on, dies as any arrived guest can.
+    pub(crate) counts_as_arrived: bool,
     pub(crate) pause: Pause,
     pub(crate) violation: Option<What>,
 }
@@ -254,7 +255,7 @@ impl World {
             },
             ghost: Ghost {
                 ran_at_target: false,
-                cont_recorded: false,
+                counts_as_arrived: false,
                 pause: Pause::None,
                 violation: None,
             },
