@@ -15,6 +15,18 @@ pub const STREAMS_MAX: i64 = 256;
 pub const LEVEL_MAX: i64 = 19;
 /// Longest downtime budget that can be asked for.
 pub const DOWNTIME_MS_MAX: u64 = 120_000;
+/// Downtime budget when nobody says.
+pub const DOWNTIME_MS_DEFAULT: u64 = 300;
+/// Longest limit before the stop.
+pub const TIMEOUT_S_MAX: u64 = 604_800;
+/// Limit before the stop when nobody says.
+pub const TIMEOUT_S_DEFAULT: u64 = 3600;
+/// Longest limit without connections.
+pub const LINK_TIMEOUT_S_MAX: u64 = 86_400;
+/// Limit without connections when nobody says.
+pub const LINK_TIMEOUT_S_DEFAULT: u64 = 120;
+/// Longest limit between the stop and the last slice.
+pub const PAUSE_TIMEOUT_MS_MAX: u64 = 600_000;
 
 /// Moves running QEMU guests between hosts.
 #[derive(Debug, Parser)]
@@ -32,6 +44,8 @@ pub enum Command {
     Receive(ReceiveArgs),
     /// Move the guest of a running QEMU to a waiting `receive`.
     Send(SendArgs),
+    /// Stay and take orders through the gRPC door on a local socket.
+    Serve(ServeArgs),
     /// List the jobs this host has records of.
     Jobs(JobsArgs),
     /// End a job whose outcome is not known yet.
@@ -104,7 +118,7 @@ pub struct ReceiveArgs {
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
     /// Longest time without any connection before a job that has not been decided is aborted
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = LINK_TIMEOUT_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=LINK_TIMEOUT_S_MAX))]
     pub link_timeout: u64,
     /// How the network loop waits
     #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
@@ -139,16 +153,16 @@ pub struct SendArgs {
     #[arg(long)]
     pub rate: Option<Rate>,
     /// Downtime budget in milliseconds
-    #[arg(long, value_name = "MS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=DOWNTIME_MS_MAX))]
+    #[arg(long, value_name = "MS", default_value_t = DOWNTIME_MS_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=DOWNTIME_MS_MAX))]
     pub max_downtime_ms: u64,
     /// Give up before the stop after this time
-    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=604_800))]
+    #[arg(long, value_name = "SECONDS", default_value_t = TIMEOUT_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=TIMEOUT_S_MAX))]
     pub timeout: u64,
     /// Give up before the stop after this time without any connection
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = LINK_TIMEOUT_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=LINK_TIMEOUT_S_MAX))]
     pub link_timeout: u64,
     /// Longest wait between the stop and the last slice; then the guest runs on here [default: twice the budget]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=PAUSE_TIMEOUT_MS_MAX))]
     pub pause_timeout_ms: Option<u64>,
     /// What to do when memory is dirtied faster than it can be sent
     #[arg(long, value_enum, default_value_t = OnStall::Wait)]
@@ -165,6 +179,50 @@ pub struct SendArgs {
     /// Common flags
     #[command(flatten)]
     pub common: CommonArgs,
+}
+
+/// Flags of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Socket of the gRPC door [default: /run/dwcp/engine.sock as root, else in the XDG runtime folder]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// gRPC on TCP: needs mutual TLS, which this version has not
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub grpc: Option<String>,
+    /// Address and port for all streams of arriving guests; port 0 takes any free one
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8085")]
+    pub listen: String,
+    /// What PrepareTarget tells sources to send to, where it is not --listen
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Folder whose QMP sockets requests may name
+    #[arg(long, value_name = "DIR")]
+    pub qmp_dir: Option<PathBuf>,
+    /// Folder whose launch files requests may name
+    #[arg(long, value_name = "DIR")]
+    pub launch_dir: Option<PathBuf>,
+    /// Folder of job records [default: /var/lib/dwcp/engine as root, else the XDG state folder]
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// Encrypt the streams. Off loopback both ends must say which.
+    #[arg(long, value_enum)]
+    pub tls: Option<Tls>,
+    /// Write the streams' address to this file once the door is open
+    #[arg(long, value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Folder on tmpfs or hugetlbfs for the RAM of launched guests
+    #[arg(long, value_name = "DIR")]
+    pub ram_dir: Option<PathBuf>,
+    /// User that a launched QEMU runs as, when we are root
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Longest time without any connection before an arriving job that has not been decided is aborted
+    #[arg(long, value_name = "SECONDS", default_value_t = LINK_TIMEOUT_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=LINK_TIMEOUT_S_MAX))]
+    pub link_timeout: u64,
+    /// How the network loops of arriving jobs wait
+    #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
+    pub poll: Poll,
 }
 
 /// Flags of `jobs`.

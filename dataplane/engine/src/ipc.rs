@@ -98,6 +98,8 @@ pub struct ChildPlan {
     pub link_timeout_ms: u64,
     /// Downtime budget, in milliseconds.
     pub max_downtime_ms: u64,
+    /// What lets the job in at a target that was prepared for it.
+    pub ticket: Option<String>,
     /// Only ask whether the target would take the job.
     pub check_only: bool,
     /// The guest.

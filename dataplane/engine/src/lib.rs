@@ -6,6 +6,7 @@
 pub mod ask;
 pub mod cli;
 mod cpu;
+pub mod door;
 pub mod error;
 pub mod ipc;
 mod outcome;
@@ -21,4 +22,4 @@ pub mod store;
 pub mod target;
 pub mod units;
 
-pub use progress::Progress;
+pub use progress::{Event, Progress, Snapshot};

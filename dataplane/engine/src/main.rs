@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use clap::Parser;
 use dwcp_engine::cli::{
-    Cli, Command, JobsArgs, ReceiveArgs, ResolveArgs, SendArgs, checked_address,
+    Cli, Command, JobsArgs, ReceiveArgs, ResolveArgs, SendArgs, ServeArgs, checked_address,
 };
 use dwcp_engine::error::{Class, EngineError, Result};
 use dwcp_engine::report::{Report, Status};
 use dwcp_engine::signals::Interrupts;
 use dwcp_engine::store::{Store, default_run_dir, default_state_dir};
-use dwcp_engine::target::{Host, HostConfig, JobSummary, LaunchFile, QemuSource, ram_dir};
-use dwcp_engine::{Progress, records, source};
+use dwcp_engine::target::{
+    Host, HostConfig, JobSummary, LaunchFile, QemuSource, Targets, ram_dir,
+};
+use dwcp_engine::{Progress, door, records, source};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         }
         Command::Receive(args) => (receive(&args), args.common.json),
         Command::Send(args) => (send(&args), args.common.json),
+        Command::Serve(args) => (serve(args), false),
         Command::Jobs(args) => (jobs(&args), args.json),
         Command::Resolve(args) => (resolve(&args), args.json),
     };
@@ -68,12 +71,11 @@ fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
     };
     let state = args.common.state.clone().unwrap_or_else(default_state_dir);
     let host = Host::new(HostConfig {
-        qemu,
+        targets: Targets::fixed(qemu, args.leave_paused),
         store: Store::open(&state)?,
         ram_dir,
         run_dir,
         user: args.user.clone(),
-        leave_paused: args.leave_paused,
         link_timeout: Duration::from_secs(args.link_timeout),
         poll: args.poll,
     })?;
@@ -113,12 +115,15 @@ fn send(args: &SendArgs) -> Result<ExitCode> {
         (None, Some(qmp), Some(to)) => {
             let max_downtime = Duration::from_millis(args.max_downtime_ms);
             let options = source::Options {
+                job: uuid::Uuid::now_v7(),
                 qmp: qmp.clone(),
                 to: checked_address("--to", to, args.common.tls)?,
+                ticket: None,
                 mode: args.mode,
                 streams: args.streams.0.map(|n| n as u16),
                 level: args.level.0,
                 rate_bytes_per_s: args.rate.map(|rate| rate.bytes_per_s),
+                new_rates: crossbeam::channel::never(),
                 max_downtime,
                 timeout: Duration::from_secs(args.timeout),
                 link_timeout: Duration::from_secs(args.link_timeout),
@@ -151,6 +156,14 @@ fn finish(report: &Report, json: bool, check: bool) -> ExitCode {
         Status::Aborted if report.reason.starts_with("cancelled") => Class::Interrupted.exit_code(),
         Status::Aborted | Status::Refused => Class::Failed.exit_code(),
     }
+}
+
+fn serve(args: ServeArgs) -> Result<ExitCode> {
+    let config = door::Config::checked(args)?;
+    Ok(match door::serve(config, &Interrupts::listen()?)? {
+        door::Served::Settled => ExitCode::SUCCESS,
+        door::Served::InDoubt => Class::InDoubt.exit_code(),
+    })
 }
 
 fn jobs(args: &JobsArgs) -> Result<ExitCode> {

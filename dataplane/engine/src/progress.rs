@@ -1,12 +1,15 @@
 //! What the user sees while a job runs: a bar on a terminal, plain lines elsewhere. Standard error
-//! only; standard output belongs to the result.
+//! only; standard output belongs to the result. A daemon's job has an observer instead.
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use dwcp_handover::Fence;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::ipc::Counters;
+use crate::report::Report;
 use crate::source::Sample;
 use crate::units::Bytes;
 
@@ -15,9 +18,64 @@ const LINE_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the rate is measured anew.
 const RATE_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How often an observer hears the counters.
+const OBSERVED_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What an observer of a job hears.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The target takes the job.
+    Accepted {
+        /// The guest's name, else its UUID.
+        vm: String,
+        /// Incarnation and epoch of the attempt, as the ledger prints them.
+        fence: String,
+        /// Fencing token.
+        epoch: u64,
+        /// `direct` or `plain`.
+        mode: String,
+        /// Streams in use.
+        streams: u32,
+    },
+    /// A phase has begun.
+    Phase {
+        /// Its name.
+        name: String,
+        /// Milliseconds since `migrate` was given to QEMU.
+        at_ms: f64,
+    },
+    /// Counters, every [`OBSERVED_INTERVAL`] at most.
+    Counters(Snapshot),
+    /// Something the user should know.
+    Note(String),
+}
+
+/// The counters of a running job and what QEMU says of the rest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// The phase.
+    pub phase: String,
+    /// Our own counters.
+    pub counters: Counters,
+    /// QEMU's.
+    pub sample: Sample,
+    /// Predicted downtime if the guest were stopped now.
+    pub predicted_downtime_ms: Option<f64>,
+}
+
+/// Who hears of a job's events; called from the job's own thread, so it must not wait.
+struct Observer(Box<dyn Fn(Event) + Send>);
+
+impl fmt::Debug for Observer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
 /// Shows the state of one job.
 #[derive(Debug)]
 pub struct Progress {
+    observer: Option<Observer>,
     bar: Option<ProgressBar>,
     quiet: bool,
     phase: String,
@@ -36,6 +94,7 @@ impl Progress {
             ProgressBar::new(0).with_style(style)
         });
         Self {
+            observer: None,
             bar,
             quiet,
             phase: String::new(),
@@ -45,9 +104,32 @@ impl Progress {
         }
     }
 
+    /// Tells `observer` instead of standard error. It is called from the job's own thread and must
+    /// not wait.
+    #[must_use]
+    pub fn observed(observer: impl Fn(Event) + Send + 'static) -> Self {
+        Self { observer: Some(Observer(Box::new(observer))), bar: None, ..Self::new(true) }
+    }
+
+    /// The target takes the job.
+    pub fn accepted(&self, report: &Report, fence: Fence) {
+        if let Some(Observer(tell)) = &self.observer {
+            tell(Event::Accepted {
+                vm: report.vm.clone(),
+                fence: fence.to_string(),
+                epoch: report.epoch,
+                mode: report.mode.clone(),
+                streams: report.streams,
+            });
+        }
+    }
+
     /// A phase has begun.
-    pub fn phase(&mut self, name: &str) {
+    pub fn phase(&mut self, name: &str, at_ms: f64) {
         name.clone_into(&mut self.phase);
+        if let Some(Observer(tell)) = &self.observer {
+            tell(Event::Phase { name: name.to_owned(), at_ms });
+        }
         match &self.bar {
             Some(bar) => bar.set_message(self.phase.clone()),
             None if !self.quiet && !name.starts_with("round") => eprintln!("{name}"),
@@ -57,14 +139,18 @@ impl Progress {
 
     /// Something the user should know.
     pub fn note(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+        match (&self.observer, &self.bar) {
+            (Some(Observer(tell)), _) => tell(Event::Note(line.to_owned())),
+            (None, Some(bar)) => bar.println(line),
+            (None, None) => eprintln!("{line}"),
         }
     }
 
     /// New counters.
     pub fn show(&mut self, counters: &Counters, sample: &Sample, rest_ms: Option<f64>) {
+        if self.observer.is_some() {
+            return self.tell_counters(counters, sample, rest_ms);
+        }
         self.measure(counters.wire_tx_bytes);
         if self.bar.is_none() && !self.is_due() {
             return;
@@ -98,6 +184,20 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+
+    fn tell_counters(&mut self, counters: &Counters, sample: &Sample, rest_ms: Option<f64>) {
+        let Some(Observer(tell)) = &self.observer else { return };
+        if self.printed.is_some_and(|at| at.elapsed() < OBSERVED_INTERVAL) {
+            return;
+        }
+        self.printed = Some(Instant::now());
+        tell(Event::Counters(Snapshot {
+            phase: self.phase.clone(),
+            counters: *counters,
+            sample: *sample,
+            predicted_downtime_ms: rest_ms,
+        }));
     }
 
     fn is_due(&mut self) -> bool {

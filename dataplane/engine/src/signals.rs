@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::error::{Doing, Result};
 
-/// How often the user has asked us to end.
+/// How often the user has asked us to end. A default one hears no signals, only [`Interrupts::raise`].
 #[derive(Debug, Clone, Default)]
 pub struct Interrupts(Arc<AtomicUsize>);
 
@@ -29,6 +29,11 @@ impl Interrupts {
             }
         });
         Ok(interrupts)
+    }
+
+    /// Asks as a signal would: for a caller that cancels one job among several.
+    pub fn raise(&self) {
+        self.0.fetch_add(1, Relaxed);
     }
 
     /// The count so far.

@@ -5,6 +5,9 @@ use std::str::FromStr;
 
 use dwcp_encode::Level;
 
+/// Slowest rate ceiling: below it not even the handshake would get through.
+pub const RATE_BIT_PER_S_MIN: u64 = 8_000;
+
 /// A rate, written in bit/s (`500mbit`), kept in bytes per second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
@@ -30,7 +33,7 @@ impl FromStr for Rate {
             _ => return Err(wrong()),
         };
         let bits = number.checked_mul(unit).ok_or_else(wrong)?;
-        if bits < 8_000 {
+        if bits < RATE_BIT_PER_S_MIN {
             return Err(format!("{text:?} is too slow a rate: at least 8kbit"));
         }
         Ok(Self { bytes_per_s: bits / 8 })

@@ -624,6 +624,9 @@ fn job_facts(plan: &ChildPlan) -> JobFacts {
     if plan.mode == WantedMode::Direct {
         facts.push((crate::target::DIRECT_ONLY_FACT.to_owned(), "yes".to_owned()));
     }
+    if let Some(ticket) = &plan.ticket {
+        facts.push((crate::target::TICKET_FACT.to_owned(), ticket.clone()));
+    }
     let blocks = plan.blocks.iter().enumerate().map(|(id, block)| BlockInfo {
         id: BlockId(id as u16),
         name: block.name.clone(),

@@ -21,7 +21,7 @@ const STALL_ROUNDS: u32 = 4;
 const PROGRESS: f64 = 0.9;
 
 /// One look at QEMU and at our own counters.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Sample {
     /// When, in milliseconds of any clock.
     pub at_ms: f64,

@@ -59,11 +59,6 @@ impl Gate {
         endpoint.submit(slice)
     }
 
-    /// Counts what is submitted past the gate.
-    pub fn count(&self, bytes: u64) {
-        self.submitted_bytes.fetch_add(bytes, Relaxed);
-    }
-
     fn measure(&self, acked_bytes: u64, rtt_us: u64) {
         let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

@@ -140,7 +140,7 @@ impl Intake {
                 self.ship(state)?;
             }
         }
-        if self.sink.ram_ended && !state.ram_ended {
+        if self.sink.tail_at.is_some() && !state.ram_ended {
             state.ram_ended = true;
             self.end_of_ram(state)?;
         }
@@ -301,15 +301,16 @@ impl Intake {
     }
 
     fn send_skeleton(&mut self) -> Result<()> {
-        if self.sink.skeleton.is_empty() {
+        let bytes = self.sink.before_tail();
+        if bytes.is_empty() {
             return Ok(());
         }
-        let sent = self.skeleton.send(&self.sink.skeleton, false);
+        let sent = self.skeleton.send(bytes, false);
         if self.plain {
-            let pages = self.sink.skeleton.len() / dwcp_wire::PAGE_BYTES;
+            let pages = bytes.len() / dwcp_wire::PAGE_BYTES;
             self.shared.pages_in.fetch_add(pages as u64, Relaxed);
         }
-        self.sink.skeleton.clear();
+        self.sink.clear_before_tail();
         sent
     }
 

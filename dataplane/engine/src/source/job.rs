@@ -41,10 +41,14 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(45);
 /// What the user asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The job's id, unique for ever.
+    pub job: uuid::Uuid,
     /// The source QEMU's monitor.
     pub qmp: PathBuf,
     /// The target, resolved.
     pub to: SocketAddr,
+    /// What lets the job in at a target that was prepared for it.
+    pub ticket: Option<String>,
     /// How pages shall travel.
     pub mode: WantedMode,
     /// Streams, `None` for a choice of ours.
@@ -53,6 +57,8 @@ pub struct Options {
     pub level: Option<i64>,
     /// Rate ceiling.
     pub rate_bytes_per_s: Option<u64>,
+    /// New ceilings in flight, in bytes per second, 0 for none.
+    pub new_rates: Receiver<u64>,
     /// Downtime budget.
     pub max_downtime: Duration,
     /// Limit before the stop.
@@ -99,6 +105,7 @@ pub(super) struct Job {
     counters: Counters,
     interrupts: Interrupts,
     seen_interrupts: usize,
+    cpu_us_before: u64,
     asked_at: Instant,
     retried_at: Instant,
     timed_out: bool,
@@ -110,11 +117,12 @@ pub(super) struct Job {
 /// # Errors
 /// What stopped it before it began; the guest was not touched.
 pub fn run(options: Options, interrupts: Interrupts, progress: Progress) -> Result<Report> {
+    let cpu_us_before = crate::cpu::process_us();
     let store = Store::open(&options.state)?;
     let mut qmp = Qmp::connect(&options.qmp)?;
     let (facts, blocks) = preflight::check(&mut qmp)?;
     let tuning = Tuning::read(&mut qmp)?;
-    let job = uuid::Uuid::now_v7();
+    let job = options.job;
     let listen = socket_path(&job)?;
     let mut child = ChildProcess::start()?;
     child.send(&ToChild::Start(Box::new(ChildPlan {
@@ -129,6 +137,7 @@ pub fn run(options: Options, interrupts: Interrupts, progress: Progress) -> Resu
         hash: options.hash,
         link_timeout_ms: options.link_timeout.as_millis() as u64,
         max_downtime_ms: options.max_downtime.as_millis() as u64,
+        ticket: options.ticket.clone(),
         check_only: options.check,
         facts: facts.clone(),
         blocks,
@@ -143,6 +152,7 @@ pub fn run(options: Options, interrupts: Interrupts, progress: Progress) -> Resu
     }
     report.mode = mode;
     report.hash_alg = hash_name(options.hash, &report.mode).to_owned();
+    progress.accepted(&report, fence);
     let ticket = Ticket {
         job: JobId(job.into_bytes()),
         vm: vm_id(&facts, &job),
@@ -153,6 +163,7 @@ pub fn run(options: Options, interrupts: Interrupts, progress: Progress) -> Resu
     let mut job = Job::new(store, qmp, role, options, tuning, report, progress, interrupts);
     job.child = Some(child);
     job.listen = listen;
+    job.cpu_us_before = cpu_us_before;
     job.phase("accepted");
     job.events.push_back(SourceEvent::ChildReady { run_state: run_state(&facts.status) });
     job.run()
@@ -252,6 +263,7 @@ impl Job {
             counters: Counters::default(),
             seen_interrupts: interrupts.count(),
             interrupts,
+            cpu_us_before: crate::cpu::process_us(),
             asked_at: now,
             retried_at: now,
             timed_out: false,
@@ -277,7 +289,7 @@ impl Job {
         let at_ms = self.began.map_or(0.0, |began| began.elapsed().as_secs_f64() * 1e3);
         name.clone_into(&mut self.report.phase);
         self.report.phases.push(Phase { name: name.to_owned(), at_ms });
-        self.progress.phase(name);
+        self.progress.phase(name, at_ms);
     }
 
     fn gather(&mut self) {
@@ -296,9 +308,17 @@ impl Job {
                 None => SourceEvent::LedgerUnreachable,
             });
         }
+        self.pass_on_rates();
         self.gather_interrupts();
         self.gather_qemu_events();
         self.gather_time();
+    }
+
+    fn pass_on_rates(&mut self) {
+        let (Some(options), Some(child)) = (&self.options, &mut self.child) else { return };
+        while let Ok(bytes_per_s) = options.new_rates.try_recv() {
+            child.send(&ToChild::SetRate { bytes_per_s });
+        }
     }
 
     fn on_child(&mut self, message: FromChild) {
@@ -536,6 +556,7 @@ impl Job {
         }
         let _ = std::fs::remove_file(&self.listen);
         let counters = self.counters;
+        let own_cpu_us = crate::cpu::process_us() - self.cpu_us_before;
         let report = &mut self.report;
         report.wire_tx_bytes = counters.wire_tx_bytes;
         report.wire_rx_bytes = counters.wire_rx_bytes;
@@ -544,7 +565,7 @@ impl Job {
         report.guest_bytes = counters.guest_bytes;
         report.pages = counters.pages;
         report.streams = report.streams.max(counters.streams);
-        report.cpu_s.source = (crate::cpu::process_us() + counters.cpu_us) as f64 / 1e6;
+        report.cpu_s.source = (own_cpu_us + counters.cpu_us) as f64 / 1e6;
         match self.ending {
             Some(Ending::Completed(_) | Ending::Forced(dwcp_handover::Force::Commit)) => {
                 report.status = Status::Completed;
@@ -562,6 +583,9 @@ impl Job {
             };
         }
         self.progress.done();
+        if self.report.status == Status::Aborted {
+            self.progress.note(&format!("aborted: {}", self.report.reason));
+        }
         self.report
     }
 

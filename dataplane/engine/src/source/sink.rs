@@ -27,8 +27,8 @@ pub struct StreamSink {
     pub skeleton: Vec<u8>,
     /// Where the parser's input begins in the slot.
     pub base: usize,
-    /// RAM's last section is over.
-    pub ram_ended: bool,
+    /// RAM's last section is over: skeleton bytes from here on are the tail, which waits for GO.
+    pub tail_at: Option<usize>,
     /// The device description was seen to its end.
     pub stream_ended: bool,
     /// Something the parser cannot know is wrong.
@@ -75,6 +75,19 @@ impl StreamSink {
         self.batch.clear();
         self.entries = 0;
         std::mem::take(&mut self.pages)
+    }
+
+    /// Bytes that may leave now: all until RAM's end, nothing of the tail.
+    #[must_use]
+    pub fn before_tail(&self) -> &[u8] {
+        &self.skeleton[..self.tail_at.unwrap_or(self.skeleton.len())]
+    }
+
+    /// Drops what [`StreamSink::before_tail`] gave.
+    pub fn clear_before_tail(&mut self) {
+        let end = self.tail_at.unwrap_or(self.skeleton.len());
+        self.skeleton.drain(..end);
+        self.tail_at = self.tail_at.map(|_| 0);
     }
 
     /// The tail, out of the sink.
@@ -142,9 +155,26 @@ impl Sink for StreamSink {
                 self.pages_since_eos = false;
                 self.generation = self.generation.wrapping_add(1);
             }
-            Mark::RamEnd => self.ram_ended = true,
+            Mark::RamEnd => self.tail_at = Some(self.skeleton.len()),
             Mark::StreamEnd => self.stream_ended = true,
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_of_the_tail_leaves_with_the_rest() {
+        let mut sink = StreamSink::new([]);
+        Sink::skeleton(&mut sink, b"sections");
+        sink.mark(Mark::RamEnd);
+        Sink::skeleton(&mut sink, b"devices");
+        assert_eq!(sink.before_tail(), b"sections");
+        sink.clear_before_tail();
+        assert_eq!(sink.before_tail(), b"");
+        assert_eq!(sink.take_tail(), b"devices");
     }
 }

@@ -28,7 +28,7 @@ use super::launch::{LaunchPlan, Launched};
 use super::memory::{self, GuestMemory};
 use super::qemu::{Started, TargetQemu, check_waiting};
 use super::skeleton::SkeletonWriter;
-use super::{CHECK_FACT, DIRECT_ONLY_FACT, Host, JobSummary, QemuSource, RESIDENT_FACT};
+use super::{CHECK_FACT, DIRECT_ONLY_FACT, Host, JobSummary, QemuSource, RESIDENT_FACT, TICKET_FACT};
 use crate::cpu;
 use crate::error::{Class, Doing, EngineError, Result};
 use crate::outcome;
@@ -46,6 +46,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long the last messages may take to be confirmed.
 const DRAIN: Duration = Duration::from_millis(500);
+/// Facts for us, not about the guest.
+const OUR_FACTS: [&str; 4] = [CHECK_FACT, DIRECT_ONLY_FACT, RESIDENT_FACT, TICKET_FACT];
 /// Longest read of QEMU's return path; one control message carries as much.
 const RETURN_PATH_CHUNK: usize = 1024;
 
@@ -148,7 +150,8 @@ impl Incoming {
         let resident = fact(RESIDENT_FACT).and_then(|v| v.parse().ok());
         let declared: u64 = facts.blocks.iter().map(|b| b.used_bytes).sum();
         memory::admit(resident.unwrap_or(declared), self.host.ram_dir.as_deref())?;
-        let (mut qemu, backings) = self.prepare_qemu(&facts)?;
+        let target = self.host.targets.take(fact(TICKET_FACT), fact(CHECK_FACT).is_some())?;
+        let (mut qemu, backings) = self.prepare_qemu(&facts, &target.qemu)?;
         let prepared = self.agree(&facts, &mut qemu, &backings);
         if fact(CHECK_FACT).is_some() || prepared.is_err() {
             qemu.destroy_if_launched();
@@ -158,7 +161,7 @@ impl Incoming {
             return Ok(None);
         }
         let (accept, memory) = prepared?;
-        match self.arm(&facts, qemu, accept, memory) {
+        match self.arm(&facts, qemu, accept, memory, target.leave_paused) {
             Ok((job, events)) => Ok(Some((job, self.net, self.commands, events))),
             Err((mut qemu, error)) => {
                 qemu.destroy_if_launched();
@@ -188,8 +191,12 @@ impl Incoming {
     }
 
     /// Starts or takes the target QEMU and compares it with the source.
-    fn prepare_qemu(&self, facts: &JobFacts) -> Result<(TargetQemu, Vec<RamBacking>)> {
-        let mut qemu = match &self.host.qemu {
+    fn prepare_qemu(
+        &self,
+        facts: &JobFacts,
+        source: &QemuSource,
+    ) -> Result<(TargetQemu, Vec<RamBacking>)> {
+        let mut qemu = match source {
             QemuSource::Given(path) => {
                 let mut qmp = Qmp::connect(path)?;
                 check_waiting(&mut qmp)?;
@@ -232,7 +239,7 @@ impl Incoming {
         let theirs: Vec<(String, String)> = facts
             .facts
             .iter()
-            .filter(|(name, _)| ![CHECK_FACT, DIRECT_ONLY_FACT, RESIDENT_FACT].contains(&name.as_str()))
+            .filter(|(name, _)| !OUR_FACTS.contains(&name.as_str()))
             .cloned()
             .collect();
         if let Some(difference) = own.difference(&facts.machine_type, &facts.cpu_model, &theirs) {
@@ -312,6 +319,7 @@ impl Incoming {
         mut qemu: TargetQemu,
         mut accept: Accept,
         memory: GuestMemory,
+        leave_paused: bool,
     ) -> std::result::Result<(Job, Receiver<JobEvent>), (TargetQemu, EngineError)> {
         let direct = accept.mode == Mode::Direct;
         let socket = self.host.run_dir.join(format!("{}.in", self.job));
@@ -344,7 +352,7 @@ impl Incoming {
         let job = Job {
             host: Arc::clone(&self.host),
             job: self.job,
-            role: Target::new(ticket, self.host.leave_paused, notes),
+            role: Target::new(ticket, leave_paused, notes),
             qemu,
             endpoint: self.endpoint.clone(),
             events: VecDeque::from([TargetEvent::QemuPrepared]),

@@ -7,6 +7,7 @@ mod job;
 mod launch;
 mod ledger;
 mod memory;
+mod prepared;
 mod qemu;
 mod recover;
 mod skeleton;
@@ -39,6 +40,7 @@ use job::{Incoming, JobCommand};
 pub use launch::LaunchFile;
 pub use ledger::{DurableLedger, load, read_all};
 pub use memory::ram_dir;
+pub use prepared::{PreparedTarget, TICKET_VALID, Targets};
 pub use recover::{recover, settle};
 
 /// Slices a source may have in flight: what a job's arena here holds.
@@ -60,6 +62,8 @@ const CANCEL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CHECK_FACT: &str = "check-only";
 /// Fact that refuses the plain mode.
 pub const DIRECT_ONLY_FACT: &str = "direct-only";
+/// Fact with the ticket of a prepared target.
+pub const TICKET_FACT: &str = "ticket";
 /// Fact with the bytes of guest memory that really exist at the source.
 pub const RESIDENT_FACT: &str = "resident-bytes";
 
@@ -113,8 +117,8 @@ impl JobSummary {
 
 /// What all jobs of one `receive` share.
 pub struct Host {
-    /// Where target QEMUs come from.
-    pub qemu: QemuSource,
+    /// What jobs arrive in.
+    pub targets: Targets,
     /// Decisions.
     pub ledger: DurableLedger,
     /// Folder for RAM files, when we launch.
@@ -123,8 +127,6 @@ pub struct Host {
     pub run_dir: PathBuf,
     /// User of launched QEMUs.
     pub user: Option<String>,
-    /// The operator wants arrived guests paused.
-    pub leave_paused: bool,
     /// Longest time without connections before an undecided job is aborted.
     pub link_timeout: Duration,
     /// How poll loops wait.
@@ -141,8 +143,8 @@ struct RunningJob {
 
 /// Settings of a [`Host`].
 pub struct HostConfig {
-    /// Where target QEMUs come from.
-    pub qemu: QemuSource,
+    /// What jobs arrive in.
+    pub targets: Targets,
     /// Folder of records.
     pub store: Store,
     /// Folder for RAM files, when we launch.
@@ -151,8 +153,6 @@ pub struct HostConfig {
     pub run_dir: PathBuf,
     /// User of launched QEMUs.
     pub user: Option<String>,
-    /// Leave arrived guests paused.
-    pub leave_paused: bool,
     /// Longest time without connections.
     pub link_timeout: Duration,
     /// How poll loops wait.
@@ -166,12 +166,11 @@ impl Host {
     /// The folder is taken or damaged.
     pub fn new(config: HostConfig) -> Result<Arc<Self>> {
         let host = Arc::new(Self {
-            qemu: config.qemu,
+            targets: config.targets,
             ledger: DurableLedger::open(config.store)?,
             ram_dir: config.ram_dir,
             run_dir: config.run_dir,
             user: config.user,
-            leave_paused: config.leave_paused,
             link_timeout: config.link_timeout,
             poll: config.poll,
             jobs: Mutex::default(),
@@ -213,6 +212,18 @@ impl Host {
                 return self.cancel_all(show);
             }
         }
+    }
+
+    /// The jobs that run now.
+    #[must_use]
+    pub fn running(&self) -> Vec<JobId> {
+        self.jobs().keys().copied().collect()
+    }
+
+    /// Asks a job to end; false when none of that id runs here.
+    pub fn cancel(&self, job: JobId) -> bool {
+        let commands = self.jobs().get(&job).map(|job| job.commands.clone());
+        commands.is_some_and(|c| c.send_timeout(JobCommand::Cancel, ask::ASK_TIMEOUT).is_ok())
     }
 
     fn cancel_all(&self, mut show: impl FnMut(&JobSummary)) -> Result<Option<JobSummary>> {
@@ -277,7 +288,7 @@ impl Host {
         let known = self.ledger.get(dwcp_handover::JobId(hello.job.0)).is_some();
         {
             let mut jobs = self.jobs();
-            let single = matches!(self.qemu, QemuSource::Given(_)) && !jobs.is_empty();
+            let single = self.targets.is_single() && !jobs.is_empty();
             if single || jobs.len() >= JOBS_MAX {
                 drop(jobs);
                 refuse(&mut stream, ReasonCode::Busy, "this receive has as many jobs as it can take");

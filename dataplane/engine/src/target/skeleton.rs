@@ -38,16 +38,17 @@ impl SkeletonWriter {
                     return;
                 }
             };
+            if slice.flags.is_last() {
+                // Before QEMU has it: its answer must not overtake this.
+                let _ = self.events.send(JobEvent::TailPassed);
+            }
             // A QEMU that has gone shows on the return path.
             if self.stream.write_all(&bytes[..length]).is_err() {
                 return;
             }
-            let (channel, seq, last) = (slice.channel, slice.seq, slice.flags.is_last());
+            let (channel, seq) = (slice.channel, slice.seq);
             drop(slice);
             self.endpoint.consumed(channel, seq);
-            if last {
-                let _ = self.events.send(JobEvent::TailPassed);
-            }
         }
     }
 }
