@@ -417,3 +417,10 @@ fn histories_reach_every_kind() {
         .unwrap();
     assert!(rarest > 50, "{total:?}");
 }
+
+/// Every part may live on the thread that the engine gives it.
+#[test]
+fn parts_move_between_threads() {
+    fn is_send<T: Send>() {}
+    is_send::<(Planner, PageBatch, Plan, Framer, Applier<Memory>)>();
+}
