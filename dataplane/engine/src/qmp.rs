@@ -140,6 +140,13 @@ impl Qmp {
         self.version
     }
 
+    /// The process at the other end, when the kernel tells.
+    #[must_use]
+    pub fn peer_pid(&self) -> Option<u32> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.stream).ok()?;
+        u32::try_from(peer.pid.as_raw_nonzero().get()).ok()
+    }
+
     /// The socket's path.
     #[must_use]
     pub fn path(&self) -> &Path {

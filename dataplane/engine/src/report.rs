@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Class;
 use crate::units::Bytes;
 
 /// Version of the report's keys.
@@ -131,6 +132,9 @@ pub struct Report {
     pub tls: String,
     /// Bytes sent again after a stream died.
     pub resent_bytes: u64,
+    /// What the exit code says of a job that did not complete.
+    #[serde(skip)]
+    pub class: Option<Class>,
 }
 
 impl Report {
@@ -163,6 +167,7 @@ impl Report {
             mode: String::new(),
             tls: "off".to_owned(),
             resent_bytes: 0,
+            class: None,
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct GuestFacts {
     pub status: String,
     /// Why QEMU says that this guest cannot migrate; empty when it can.
     pub blocked_reasons: Vec<String>,
+    /// Bytes of memory that QEMU really holds; a sparse guest holds less than it was given.
+    pub resident_bytes: Option<u64>,
 }
 
 impl GuestFacts {
@@ -55,6 +57,7 @@ impl GuestFacts {
             disks: disks(qmp)?,
             status: text(&qmp.execute("query-status", json!({}))?, "status"),
             blocked_reasons: blocked_reasons(qmp)?,
+            resident_bytes: qmp.peer_pid().and_then(resident_bytes),
         })
     }
 
@@ -158,6 +161,19 @@ fn blocked_reasons(qmp: &mut Qmp) -> Result<Vec<String>, QmpError> {
         .collect())
 }
 
+/// Resident, swapped and huge-page memory of a process (proc_pid_status(5)).
+fn resident_bytes(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    match kib("VmRSS:") {
+        0 => None,
+        rss => Some((rss + kib("VmSwap:") + kib("HugetlbPages:")) << 10),
+    }
+}
+
 fn text(value: &Value, name: &str) -> String {
     bounded(value.get(name).and_then(Value::as_str).unwrap_or_default())
 }
@@ -182,6 +198,7 @@ mod tests {
             disks: vec![("virtio0".into(), 1024)],
             status: "running".into(),
             blocked_reasons: vec![],
+            resident_bytes: None,
         }
     }
 

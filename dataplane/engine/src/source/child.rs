@@ -627,6 +627,9 @@ fn job_facts(plan: &ChildPlan) -> JobFacts {
     if let Some(ticket) = &plan.ticket {
         facts.push((crate::target::TICKET_FACT.to_owned(), ticket.clone()));
     }
+    if let Some(bytes) = plan.facts.resident_bytes {
+        facts.push((crate::target::RESIDENT_FACT.to_owned(), bytes.to_string()));
+    }
     let blocks = plan.blocks.iter().enumerate().map(|(id, block)| BlockInfo {
         id: BlockId(id as u16),
         name: block.name.clone(),

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, TrySendError, bounded};
 
 use crate::error::{Doing, Result};
 use crate::ipc::{self, FromChild, ToChild};
@@ -45,7 +45,15 @@ impl ChildProcess {
             std::thread::spawn(move || {
                 let mut lines = BufReader::new(stdout);
                 while let Some(message) = ipc::read_line(&mut lines) {
-                    if sender.send(message).is_err() {
+                    // Counters are only news: a parent that is busy must not hold the child up.
+                    let sent = match message {
+                        FromChild::Progress(_) => !matches!(
+                            sender.try_send(message),
+                            Err(TrySendError::Disconnected(_))
+                        ),
+                        _ => sender.send(message).is_ok(),
+                    };
+                    if !sent {
                         return;
                     }
                 }

@@ -222,6 +222,8 @@ impl Intake {
             state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default();
         let seq = state.next_seq;
         let acked_below = self.endpoint.acked_below(Channel::Pages);
+        // Contents kept for deltas pay only while bytes are dearer than CPU.
+        self.planner.set_caching(self.shared.level.load(Relaxed) != 0);
         self.planner
             .plan(seq, acked_below, &slot, &self.sink.batch, &mut plan)
             .map_err(|e| EngineError::new(Class::Failed, format!("planning pages: {e}")))?;

@@ -38,6 +38,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the target may take to accept: it may have to start a QEMU.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(45);
 
+/// Characters of a guest's name that a record keeps.
+const VM_NAME_CHARS_MAX: usize = 100;
+
 /// What the user asked for.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -98,6 +101,8 @@ pub(super) struct Job {
     pub(super) stopped_at: Option<Instant>,
     pub(super) decided: bool,
     pub(super) ending: Option<Ending>,
+    /// The user insisted after GO: the record stays in doubt.
+    gave_up: bool,
     /// Words for the report when the role's own reason says less.
     pub(super) reason: Option<(Class, String)>,
     options: Option<Options>,
@@ -159,7 +164,7 @@ pub fn run(options: Options, interrupts: Interrupts, progress: Progress) -> Resu
         fence,
         endpoints: EndpointsDigest::default(),
     };
-    let role = Source::new(ticket, notes(&options, &tuning)?);
+    let role = Source::new(ticket, notes(&options, &tuning, &report)?);
     let mut job = Job::new(store, qmp, role, options, tuning, report, progress, interrupts);
     job.child = Some(child);
     job.listen = listen;
@@ -257,6 +262,7 @@ impl Job {
             stopped_at: None,
             decided: false,
             ending: None,
+            gave_up: false,
             reason: None,
             options: None,
             convergence: Convergence::new(0.0),
@@ -277,7 +283,7 @@ impl Job {
                 let commands = self.role.on(event);
                 self.execute(commands)?;
             }
-            if self.ending.is_some() {
+            if self.ending.is_some() || self.gave_up {
                 return Ok(self.finish());
             }
             self.gather();
@@ -570,8 +576,17 @@ impl Job {
             Some(Ending::Completed(_) | Ending::Forced(dwcp_handover::Force::Commit)) => {
                 report.status = Status::Completed;
             }
+            None => {
+                report.status = Status::InDoubt;
+                report.reason = "outcome not known yet".to_owned();
+            }
             _ => report.status = Status::Aborted,
         }
+        report.class = match report.status {
+            Status::Completed => None,
+            Status::InDoubt => Some(Class::InDoubt),
+            _ => Some(self.reason.as_ref().map_or(Class::Failed, |(class, _)| *class)),
+        };
         if report.status == Status::Aborted {
             let role_says = match self.ending {
                 Some(Ending::Aborted { reason, .. }) => reason.name(),
@@ -622,9 +637,7 @@ impl Job {
             SourceStatus::ForeignOutcome => "an outcome of another attempt came and was ignored".to_owned(),
         };
         self.progress.note(&line);
-        if status == SourceStatus::ShowResolve {
-            self.report.status = Status::InDoubt;
-        }
+        self.gave_up |= status == SourceStatus::ShowResolve;
     }
 
     /// Writes a record of this job.
@@ -665,12 +678,14 @@ fn await_acceptance(
     }
 }
 
-fn notes(options: &Options, tuning: &Tuning) -> Result<Notes> {
+fn notes(options: &Options, tuning: &Tuning, report: &Report) -> Result<Notes> {
     let mut notes = Notes::default();
     for (key, value) in [
         ("qmp", options.qmp.to_string_lossy().into_owned()),
         ("to", options.to.to_string()),
         ("tuning", tuning.to_text()),
+        ("vm", report.vm.chars().take(VM_NAME_CHARS_MAX).collect()),
+        ("mode", report.mode.clone()),
     ] {
         notes
             .set(key, &value)

@@ -25,7 +25,7 @@ use crate::ipc::ChildPlan;
 /// Batches that may wait for an encoder: what is taken from QEMU and not sent must stay small.
 const JOBS_MAX: usize = 2;
 /// Memory for earlier page contents, for deltas.
-const DELTA_CACHE_BYTES: usize = 64 << 20;
+const DELTA_CACHE_BYTES: usize = 128 << 20;
 /// Memory for the index of contents already sent.
 const DEDUP_BYTES: usize = 16 << 20;
 /// Encoders at most: the network loop and the guest need cores as well.
