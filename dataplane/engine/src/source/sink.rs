@@ -157,6 +157,10 @@ impl Sink for StreamSink {
             }
             Mark::RamEnd => self.tail_at = Some(self.skeleton.len()),
             Mark::StreamEnd => self.stream_ended = true,
+            Mark::Opaque => self.fail(
+                "QEMU's stream holds a section that we do not know, so its end cannot be told"
+                    .to_owned(),
+            ),
             _ => {}
         }
     }
