@@ -152,9 +152,7 @@ fn finish(report: &Report, json: bool, check: bool) -> ExitCode {
     match report.status {
         Status::Completed => ExitCode::SUCCESS,
         Status::Refused if check => ExitCode::SUCCESS,
-        Status::InDoubt => Class::InDoubt.exit_code(),
-        Status::Aborted if report.reason.starts_with("cancelled") => Class::Interrupted.exit_code(),
-        Status::Aborted | Status::Refused => Class::Failed.exit_code(),
+        _ => report.class.unwrap_or(Class::Failed).exit_code(),
     }
 }
 

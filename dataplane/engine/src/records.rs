@@ -120,6 +120,17 @@ pub fn source_record(state: &Path, job: &str) -> Result<(Store, SourceRecord)> {
     Ok((store, record))
 }
 
+/// The source's records of all jobs that are not over.
+///
+/// # Errors
+/// A record is damaged.
+pub fn open_sources(state: &Path) -> Result<Vec<(Store, SourceRecord)>> {
+    let store = Store::open(state)?;
+    let mut records = read_all::<SourceRecord>(&store, ".source")?;
+    records.retain(|record| !record.state.is_settled());
+    Ok(records.into_iter().map(|record| (store.clone(), record)).collect())
+}
+
 /// Ends a job at the target: through the running `receive` when there is one, else by ourselves.
 ///
 /// # Errors

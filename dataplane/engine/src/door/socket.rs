@@ -27,7 +27,8 @@ impl DoorSocket {
     /// Another daemon answers there, or the file is no socket.
     pub fn bind(path: &Path) -> Result<Self> {
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            fs::create_dir_all(dir).doing(|| format!("creating {} (see --socket)", dir.display()))?;
+            fs::create_dir_all(dir)
+                .doing(|| format!("creating {} (see --socket)", dir.display()))?;
         }
         let lock = lock(path)?;
         check_nobody_answers(path)?;
@@ -68,7 +69,8 @@ pub fn may_enter(peer_uid: u32) -> bool {
 
 fn lock(path: &Path) -> Result<File> {
     let name = with_suffix(path, ".lock");
-    let file = File::create(&name).doing(|| format!("creating {} (see --socket)", name.display()))?;
+    let file =
+        File::create(&name).doing(|| format!("creating {} (see --socket)", name.display()))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(_) => Err(taken(path)),

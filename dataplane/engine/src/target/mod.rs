@@ -41,6 +41,7 @@ pub use launch::LaunchFile;
 pub use ledger::{DurableLedger, load, read_all};
 pub use memory::ram_dir;
 pub use prepared::{PreparedTarget, TICKET_VALID, Targets};
+pub use qemu::check_waiting;
 pub use recover::{recover, settle};
 
 /// Slices a source may have in flight: what a job's arena here holds.

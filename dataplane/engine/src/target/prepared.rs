@@ -77,10 +77,7 @@ impl Targets {
         }
         // Random, not in order of time: it is a secret.
         let ticket = uuid::Uuid::new_v4().simple().to_string();
-        waiting.insert(
-            ticket.clone(),
-            Waiting { target: Arc::new(target), since: Instant::now() },
-        );
+        waiting.insert(ticket.clone(), Waiting { target: Arc::new(target), since: Instant::now() });
         Ok(ticket)
     }
 
@@ -104,7 +101,9 @@ impl Targets {
         };
         match found {
             Some(target) => Ok(target),
-            None => refuse("the ticket is used up, too old or not of this target: prepare it again"),
+            None => {
+                refuse("the ticket is used up, too old or not of this target: prepare it again")
+            }
         }
     }
 }
@@ -155,7 +154,9 @@ mod tests {
             (targets.prepare(target("a")).unwrap(), targets.prepare(target("b")).unwrap());
         let second = targets.prepare(target("a")).unwrap();
         assert!(targets.take(Some(&first), false).is_err());
-        assert!(targets.take(Some(&second), false).is_ok() && targets.take(Some(&other), false).is_ok());
+        assert!(
+            targets.take(Some(&second), false).is_ok() && targets.take(Some(&other), false).is_ok()
+        );
     }
 
     #[test]
