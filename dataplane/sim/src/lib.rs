@@ -6,9 +6,12 @@
 //!
 //! * [`transfer`]: two sessions exchange slices over rails that are slow, freeze, damage bytes,
 //!   swallow them, die and come back.
+//! * [`migration`]: a guest's memory goes through planner, sessions and applier, and the handover
+//!   ends it, while rails and processes are killed.
 #![forbid(unsafe_code)]
 
 mod endpoint;
+pub mod migration;
 mod network;
 mod pipe;
 mod rail;

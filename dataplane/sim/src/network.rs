@@ -148,6 +148,11 @@ impl Network {
         self.joins.push(at);
     }
 
+    /// Whether there is no rail, and none will come.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.rails.is_empty() && self.joins.is_empty()
+    }
+
     /// When something may happen next; what lies in the past is due.
     pub(crate) fn next_event(&self) -> Option<u64> {
         let rails = self.rails.iter().filter_map(SimRail::next_event);
