@@ -18,6 +18,7 @@
 //! unacked slices ride another one.
 #![forbid(unsafe_code)]
 
+mod checksum;
 mod config;
 mod endpoint;
 mod error;

@@ -8,10 +8,9 @@ use dwcp_hostmem::Slot;
 use dwcp_uring::Buffer;
 use dwcp_wire::{
     Channel, Epoch, Generation, HEADER_BYTES, PAYLOAD_MAX, SliceFlags, SliceHeader, SliceSeq,
-    body_checksum,
 };
 
-use crate::SubmitError;
+use crate::{SubmitError, checksum};
 
 /// Where a received body starts in its slot, and where senders place the payload: what comes
 /// before has room for headers and records. Page-aligned.
@@ -119,7 +118,7 @@ impl Outbound {
             generation: Generation(generation),
             seq: SliceSeq(seq),
             length,
-            checksum: body_checksum(body),
+            checksum: checksum::of(body),
         };
         head.copy_from_slice(&header.encode());
         Ok(Prepared { channel, seq, flags, not_before, bytes: length, buffer, wire })

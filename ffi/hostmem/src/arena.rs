@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam::queue::ArrayQueue;
-
+use crate::free_list::FreeList;
 use crate::map::Map;
 use crate::{HostMemError, PAGE_BYTES, smaps};
 
@@ -60,7 +59,7 @@ pub struct Arena {
     slot_bytes: usize,
     slots: usize,
     backing: Backing,
-    free: ArrayQueue<u32>,
+    free: FreeList,
     waiting: AtomicUsize,
     waiters: Mutex<()>,
     returned: Condvar,
@@ -89,16 +88,12 @@ impl Arena {
             return Err(too_big);
         };
         let (map, backing) = Self::back(bytes, huge)?;
-        let free = ArrayQueue::new(slots);
-        for index in 0..slots as u32 {
-            free.push(index).expect("the queue holds every slot");
-        }
         Ok(Arc::new(Self {
             map,
             slot_bytes,
             slots,
             backing,
-            free,
+            free: FreeList::new(slots as u32),
             waiting: AtomicUsize::new(0),
             waiters: Mutex::new(()),
             returned: Condvar::new(),
@@ -118,7 +113,8 @@ impl Arena {
         Ok((map, backing))
     }
 
-    /// A free slot, or `None` when all are in use. Its content is whatever its last user left.
+    /// The slot given back last, or `None` when all are in use. Its content is whatever its last
+    /// user left.
     pub fn take(self: &Arc<Self>) -> Option<Slot> {
         let index = self.free.pop()?;
         Some(Slot { arena: Arc::clone(self), index })
@@ -194,7 +190,7 @@ impl Arena {
     }
 
     fn give_back(&self, index: u32) {
-        self.free.push(index).expect("a slot comes back at most once");
+        self.free.push(index);
         if self.waiting.load(Ordering::SeqCst) > 0 {
             drop(self.waiters.lock().unwrap_or_else(PoisonError::into_inner));
             self.returned.notify_one();

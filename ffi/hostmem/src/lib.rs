@@ -6,6 +6,7 @@
 
 mod arena;
 mod error;
+mod free_list;
 mod guest_ram;
 mod host;
 mod map;

@@ -12,7 +12,7 @@ use dwcp_wire::{Channel, HEADER_BYTES, LinkMessage, ReasonCode, SliceHeader};
 use super::{Incoming, Poll};
 use crate::rail::Rx;
 use crate::slice::{Body, HEADROOM_BYTES, Inbound};
-use crate::{DownReason, NetEvent};
+use crate::{DownReason, NetEvent, checksum};
 
 impl Poll {
     /// Waits for the next header on a rail.
@@ -189,7 +189,7 @@ impl Poll {
         let seq = header.seq.0;
         let start = body_start(&buffer);
         let range = start..start + length as usize;
-        if let Err(error) = header.check_body(&buffer[range.clone()]) {
+        if let Err(error) = checksum::verify(header, &buffer[range.clone()]) {
             return self.close_rail(index, DownReason::Wire(error));
         }
         match self.session.slice_received(self.now, id, channel, seq, length, flags) {
