@@ -57,7 +57,8 @@ const BENCH_MEMORY_MB: u64 = 1024;
 impl GuestArgs {
     pub(crate) fn spec(&self, default: &GuestSpec) -> GuestSpec {
         let memory_mb = self.memory.unwrap_or(default.memory_mb);
-        let disk = self.disk || default.disk;
+        // The default's disk fits the default's memory; another size has one only if asked for.
+        let disk = self.disk || (self.memory.is_none() && default.disk);
         let mut workload = match self.memory {
             Some(mb) if mb >= BENCH_MEMORY_MB => Workload::bench(),
             Some(_) => Workload::default(),

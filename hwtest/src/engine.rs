@@ -20,23 +20,28 @@ use crate::qemu::owned_command;
 const END_LIMIT: Duration = Duration::from_secs(5);
 const READY_LIMIT: Duration = Duration::from_secs(20);
 
-/// The engine binary: beside this program, where one build leaves both; for a test one folder up.
+/// The engine binary: `$DWCP_ENGINE`, else where [`program`] finds it.
 ///
 /// # Errors
 /// It is not there.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("DWCP_ENGINE") {
-        return Ok(path.into());
+    match std::env::var_os("DWCP_ENGINE") {
+        Some(path) => Ok(path.into()),
+        None => program("dwcp-engine"),
     }
+}
+
+/// A binary of this product: beside this program, or for a test in the release folder of its build.
+///
+/// # Errors
+/// It is not there.
+pub fn program(name: &str) -> Result<PathBuf> {
     let here = std::env::current_exe()?;
-    here.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|dir| dir.join("dwcp-engine"))
+    let folder = here.parent().context("a program without a folder")?;
+    [folder.join(name), folder.join("../../release").join(name)]
+        .into_iter()
         .find(|path| path.is_file())
-        .with_context(|| {
-            format!("no dwcp-engine beside {}; give --engine or set DWCP_ENGINE", here.display())
-        })
+        .with_context(|| format!("no {name} beside {}: cargo build --release", here.display()))
 }
 
 /// How an engine ended.

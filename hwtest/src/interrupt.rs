@@ -1,5 +1,6 @@
 //! Ctrl-C and SIGTERM as a flag that waiting loops look at, so that owners still drop and clean up.
 
+use std::process::{Command, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -39,6 +40,25 @@ pub fn check() -> Result<()> {
         bail!("interrupted");
     }
     Ok(())
+}
+
+/// Runs a program of ours to its end; a signal that comes meanwhile is passed on to it as SIGTERM.
+///
+/// # Errors
+/// It cannot be started, or we were asked to end.
+pub fn run_child(command: &mut Command) -> Result<ExitStatus> {
+    let mut child = command.spawn()?;
+    while !requested() {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        std::thread::sleep(POLL_INTERVAL);
+    }
+    if let Some(pid) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+    child.wait()?;
+    bail!("interrupted")
 }
 
 /// Polls `done` until it gives a value; `what` names the wait in the time-out's message.
