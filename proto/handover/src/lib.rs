@@ -49,14 +49,16 @@
 //!
 //! ```text
 //! Preparing -> Prepared -> Receiving -> RootChecked -> TailReceived -> Deciding
-//!     any failure, cancel, deadline ------------------------------------^  |
-//!                            aborted: Destroying -> Aborted <--------------+
-//!                                         ^                                | committed
-//!         HandingBack (epoch + 1) --------+                                v
-//!              ^ QEMU gone, or cont refused by a guest that never ran: RecordingCont -> Starting
-//!              +-----------------------------------------------------------+------------+
-//!                                          Inspecting (after a restart) ---^            v
-//!                                                       Arrived(Running | LeftPaused | Lost)
+//!     any failure, cancel or deadline proposes aborted ----------------^ |  |
+//!                                                                aborted |  | committed
+//! Aborted <- Destroying <------------------------------------------------+  |
+//!                ^                                                          v
+//!                |                 to be run: RecordingCont -> Starting ----+
+//!                |      to be left paused, or after a restart: Inspecting --+
+//!                |                                                          |
+//!           HandingBack <-- QEMU gone or cont refused, and it never ran ----+
+//!       (under a higher fence)                                              v
+//!                                          Arrived(Running | LeftPaused | Lost)
 //! ```
 //!
 //! # Recovery of the target after kill -9
@@ -65,7 +67,7 @@
 //! | --- | --- | --- | --- |
 //! | open | any | any | propose aborted; destroy |
 //! | aborted, handed back | any | any | destroy; tell |
-//! | committed | prepared | paused | record `cont_sent`, `cont` |
+//! | committed | prepared | paused | record `cont_sent`, `cont`; or left paused as wanted |
 //! | committed | prepared | gone | it never ran: hand back |
 //! | committed | `cont_sent` | running | arrived |
 //! | committed | `cont_sent` | paused | `cont` again |

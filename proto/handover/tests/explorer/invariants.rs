@@ -92,7 +92,8 @@ impl World {
 
     /// Before GO, with the network gone, the parent alone sets the source guest running.
     pub(crate) fn resume_violation(&self) -> Option<What> {
-        if self.source_qemu.gone || self.ghost.pause != Pause::None {
+        let guest_gone = self.source_qemu.gone || self.ghost.pause != Pause::None;
+        if guest_gone || !self.source_phase()?.before_go() {
             return None;
         }
         let mut world = self.clone();

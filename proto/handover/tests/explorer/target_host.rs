@@ -8,6 +8,13 @@ use crate::invariants::What;
 use crate::mutation::Mutation;
 use crate::world::{Engine, TICKET, Tail, TargetQemu, Todo, World};
 
+impl Engine {
+    fn ledger(&self) -> Ledger {
+        let ledger = Ledger::recover(TICKET.fence.incarnation, [self.decision]);
+        ledger.expect("one record cannot contradict itself")
+    }
+}
+
 /// How a `cont` goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ContFate {
@@ -20,10 +27,9 @@ pub(crate) enum ContFate {
 
 impl World {
     pub(crate) fn start_engine(&mut self, role: Target, commands: Vec<TargetCommand>) {
-        let ledger = Ledger::recover(TICKET.fence.incarnation, [self.decision_disk]);
         self.engine = Some(Engine {
             role,
-            ledger: ledger.expect("one record cannot contradict itself"),
+            decision: self.decision_disk,
             todo: VecDeque::new(),
             monitor: VecDeque::new(),
             saw_link_lost: false,
@@ -145,9 +151,11 @@ impl World {
 
     fn propose(&mut self, decision: Decision) {
         let Some(engine) = &mut self.engine else { return };
-        let staged = engine.ledger.propose(TICKET.job, decision).expect("the job is open");
+        let mut ledger = engine.ledger();
+        let staged = ledger.propose(TICKET.job, decision).expect("the job is known");
         let write = staged.to_persist().copied();
         let record = staged.confirm();
+        engine.decision = record;
         match write {
             Some(record) if self.mutation == Mutation::TellBeforeDurable => {
                 engine.todo.push_back(Todo::LateWrite(record));
@@ -177,8 +185,9 @@ impl World {
 
     fn hand_back(&mut self) {
         let Some(engine) = &mut self.engine else { return };
-        let staged = engine.ledger.hand_back(TICKET.job).expect("committed by this target");
-        let record = staged.confirm();
+        let mut ledger = engine.ledger();
+        let record = ledger.hand_back(TICKET.job).expect("committed by this target").confirm();
+        engine.decision = record;
         self.write_decision(record);
         self.engine_hears(TargetEvent::Decided(record));
     }

@@ -145,11 +145,13 @@ pub(crate) struct Wire {
     pub(crate) answers: BTreeSet<Outcome>,
 }
 
-/// The target engine's process, with its ledger.
+/// The target engine's process.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Engine {
     pub(crate) role: Target,
-    pub(crate) ledger: Ledger,
+    /// What its ledger holds in memory; the ledger itself is made anew for each call, because
+    /// millions of copies of a map of one job are slow.
+    pub(crate) decision: DecisionRecord,
     pub(crate) todo: VecDeque<Todo>,
     pub(crate) monitor: VecDeque<TargetEvent>,
     pub(crate) saw_link_lost: bool,
