@@ -13,7 +13,7 @@ pub const VERSION: &str = concat!("DWCP v", env!("CARGO_PKG_VERSION"));
 
 /// Moves running virtual machines, from the operator's terminal.
 #[derive(Debug, Parser)]
-#[command(name = "dwcp-cli", version = concat!("DWCP v", env!("CARGO_PKG_VERSION")), about, max_term_width = 100)]
+#[command(name = "dwcp-cli", display_name = "DWCP", version = concat!("v", env!("CARGO_PKG_VERSION")), about, max_term_width = 100)]
 pub struct Cli {
     /// Form of what is printed on standard output
     #[arg(short, long, value_enum, default_value_t = Format::Table, global = true)]

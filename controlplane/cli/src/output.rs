@@ -46,12 +46,14 @@ impl Output {
         value: &T,
         table: impl Fn(&T) -> Table,
     ) -> Result<(), Problem> {
-        let json =
-            || serde_json::to_value(value).map_err(|e| Problem::local(format!("formatting: {e}")));
+        let unfit = |e: serde_json::Error| Problem::local(format!("formatting: {e}"));
         match self.format {
             Format::Table => self.text(&table(value).render()),
-            Format::Json => self.text(&format!("{:#}\n", json()?)),
-            Format::Yaml => self.text(&yaml(&json()?)),
+            Format::Json => {
+                let json = serde_json::to_string_pretty(value).map_err(unfit)?;
+                self.text(&format!("{json}\n"))
+            }
+            Format::Yaml => self.text(&yaml(&serde_json::to_value(value).map_err(unfit)?)),
         }
     }
 

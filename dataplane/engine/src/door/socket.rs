@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
@@ -69,8 +69,9 @@ pub fn may_enter(peer_uid: u32) -> bool {
 
 fn lock(path: &Path) -> Result<File> {
     let name = with_suffix(path, ".lock");
-    let file =
-        File::create(&name).doing(|| format!("creating {} (see --socket)", name.display()))?;
+    // Only we may open it: whoever can, could lock us out.
+    let file = File::options().write(true).create(true).truncate(false).mode(0o600).open(&name);
+    let file = file.doing(|| format!("creating {} (see --socket)", name.display()))?;
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(_) => Err(taken(path)),
