@@ -29,11 +29,16 @@ fn reply(bytes: &[u8; HELLO_REPLY_BYTES]) {
     }
 }
 
+/// The bytes as they are, and behind a prefix that is let through.
+fn with_prefix<const N: usize>(bytes: &[u8], decode: impl Fn(&[u8; N])) {
+    let Some(head) = bytes.first_chunk() else { return };
+    decode(head);
+    let mut ours = *head;
+    ours[..8].copy_from_slice(b"DWCP\x01\x00\x00\x00");
+    decode(&ours);
+}
+
 fuzz_target!(|bytes: &[u8]| {
-    if let Some(head) = bytes.first_chunk() {
-        hello(head);
-    }
-    if let Some(head) = bytes.first_chunk() {
-        reply(head);
-    }
+    with_prefix(bytes, hello);
+    with_prefix(bytes, reply);
 });

@@ -17,4 +17,9 @@ fn decode(bytes: &[u8; HEADER_BYTES], granted: u32) {
     }
 }
 
-fuzz_target!(|input: (u32, [u8; HEADER_BYTES])| decode(&input.1, input.0));
+fuzz_target!(|input: (u32, [u8; HEADER_BYTES])| {
+    let (granted, mut bytes) = input;
+    decode(&bytes, granted);
+    bytes[..4].copy_from_slice(b"DWSL");
+    decode(&bytes, granted);
+});
