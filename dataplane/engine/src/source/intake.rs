@@ -135,9 +135,13 @@ impl Intake {
         if self.shared.stopped.load(Relaxed) {
             self.sink.batch.limit_pages(TAIL_BATCH_PAGES);
         }
-        while self.parse(&mut state.filling)? {
+        loop {
+            // Before the next piece: a batch may also be full since the limit fell.
             if self.sink.batch_is_full() {
                 self.ship(state)?;
+            }
+            if !self.parse(&mut state.filling)? {
+                break;
             }
         }
         if self.sink.tail_at.is_some() && !state.ram_ended {
