@@ -335,7 +335,7 @@ impl Incoming {
         let ticket = match self.host.ledger.open_job(OpenRequest {
             job: dwcp_handover::JobId(self.job.0),
             vm: VmId(if facts.vm_uuid == [0; 16] { self.job.0 } else { facts.vm_uuid }),
-            above: Fence::NONE,
+            above: Fence::new(0, facts.min_epoch.0),
             endpoints: EndpointsDigest::default(),
         }) {
             Ok(record) => record.ticket,
@@ -588,10 +588,11 @@ impl Job {
     fn on_control(&mut self, message: ControlMessage) {
         match message {
             ControlMessage::Root(root) => {
-                let _ = self.root_after.try_send(root.slices);
+                let slices = root.slices;
                 self.source_root = Some(root);
-                if self.accept_mode() == Mode::Plain {
-                    self.compare_roots(None);
+                match self.accept_mode() {
+                    Mode::Plain => self.compare_roots(None),
+                    Mode::Direct => _ = self.root_after.try_send(slices),
                 }
             }
             ControlMessage::Abort { text, .. } => {
