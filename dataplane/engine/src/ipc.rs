@@ -102,6 +102,8 @@ pub struct ChildPlan {
     pub ticket: Option<String>,
     /// Only ask whether the target would take the job.
     pub check_only: bool,
+    /// Epochs up to this one are used up for the guest.
+    pub min_epoch: u64,
     /// The guest.
     pub facts: GuestFacts,
     /// Its RAM blocks.

@@ -649,7 +649,7 @@ fn job_facts(plan: &ChildPlan) -> JobFacts {
         facts,
         blocks: blocks.collect(),
         max_downtime_ms: plan.max_downtime_ms as u32,
-        min_epoch: Epoch(0),
+        min_epoch: Epoch(plan.min_epoch),
     }
 }
 

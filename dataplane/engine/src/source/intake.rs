@@ -189,24 +189,15 @@ impl Intake {
     fn parse(&mut self, filling: &mut Filling) -> Result<bool> {
         self.sink.base = filling.parsed;
         let end = filling.filled.min(filling.parsed + PARSE_BYTES_MAX);
-        let mut input = &filling.slot[filling.parsed..end];
-        let mut taken = self.take(input)?;
-        if taken == 0 && end < filling.filled {
-            // One record is longer than a piece: show the parser all there is.
-            input = &filling.slot[filling.parsed..filling.filled];
-            taken = self.take(input)?;
-        }
+        let input = &filling.slot[filling.parsed..end];
+        let taken = self.parser.parse(input, &mut self.sink).map_err(|e| {
+            EngineError::new(Class::Conflict, format!("QEMU's migration stream: {e}"))
+        })?;
         filling.parsed += taken;
         match self.sink.failure.take() {
             Some(text) => Err(EngineError::new(Class::Conflict, text)),
             None => Ok(taken > 0),
         }
-    }
-
-    fn take(&mut self, input: &[u8]) -> Result<usize> {
-        self.parser.parse(input, &mut self.sink).map_err(|e| {
-            EngineError::new(Class::Conflict, format!("QEMU's migration stream: {e}"))
-        })
     }
 
     /// Plans the pages of the slot and hands it on; goes on with a fresh one.

@@ -4,12 +4,12 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use dwcp_handover::{
-    EndpointsDigest, Ending, Fence, JobId, Notes, Outcome, Record, RunState, Source,
+    DecisionRecord, EndpointsDigest, Ending, Fence, JobId, Notes, Outcome, Record, RunState, Source,
     SourceEvent, SourcePhase, SourceRecord, SourceStatus, Ticket, VmId,
 };
 use serde_json::{Value, json};
@@ -128,6 +128,7 @@ pub fn run(options: Options, interrupts: Interrupts, progress: Progress) -> Resu
     let (facts, blocks) = preflight::check(&mut qmp)?;
     let tuning = Tuning::read(&mut qmp)?;
     let job = options.job;
+    let min_epoch = known_epoch(&store, vm_id(&facts, &job), &options.qmp)?;
     let listen = socket_path(&job)?;
     let mut child = ChildProcess::start()?;
     child.send(&ToChild::Start(Box::new(ChildPlan {
@@ -144,6 +145,7 @@ pub fn run(options: Options, interrupts: Interrupts, progress: Progress) -> Resu
         max_downtime_ms: options.max_downtime.as_millis() as u64,
         ticket: options.ticket.clone(),
         check_only: options.check,
+        min_epoch,
         facts: facts.clone(),
         blocks,
     })));
@@ -676,6 +678,31 @@ fn await_acceptance(
             _ => {}
         }
     }
+}
+
+/// The highest epoch this host knows of a guest; refuses one that an earlier job left in doubt.
+fn known_epoch(store: &Store, vm: VmId, qmp: &Path) -> Result<u64> {
+    let mut highest = 0;
+    for record in crate::target::read_all::<SourceRecord>(store, ".source")? {
+        let same = record.ticket.vm == vm
+            || record.notes.get("qmp").is_some_and(|path| Path::new(path) == qmp);
+        if same && !record.state.is_settled() {
+            let text = format!(
+                "job {} of this guest is not over: dwcp-engine send --resume {0}",
+                record.ticket.job
+            );
+            return Err(EngineError::new(Class::Conflict, text));
+        }
+        if record.ticket.vm == vm {
+            highest = highest.max(record.ticket.fence.epoch.0);
+        }
+    }
+    for record in crate::target::read_all::<DecisionRecord>(store, ".decision")? {
+        if record.ticket.vm == vm {
+            highest = highest.max(record.fence().epoch.0);
+        }
+    }
+    Ok(highest)
 }
 
 fn notes(options: &Options, tuning: &Tuning, report: &Report) -> Result<Notes> {

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use dwcp_encode::{FRAME_ENTRIES_MAX, FRAME_PAGES_MAX, PageBatch};
+use dwcp_encode::{FRAME_ENTRIES_MAX, PageBatch};
 use dwcp_qemustream::{Mark, RamBlock, Sink};
 use dwcp_wire::{BlockId, Generation, PageIndex};
 
@@ -95,27 +95,18 @@ impl StreamSink {
         std::mem::take(&mut self.skeleton)
     }
 
-    fn add(&mut self, block: u16, push: impl Fn(&mut PageBatch, BlockId) -> bool) {
+    fn add(&mut self, block: u16, push: impl FnOnce(&mut PageBatch, BlockId) -> bool) {
         match self.ids.get(usize::from(block)).copied().flatten() {
             Some(id) => {
                 self.pages_since_eos = true;
                 self.entries += 1;
                 self.pages += 1;
-                if !push(&mut self.batch, id) && !self.push_past_limit(|batch| push(batch, id)) {
+                if !push(&mut self.batch, id) {
                     self.fail("more pages came in one piece than a batch can hold".to_owned());
                 }
             }
             None => self.fail(format!("a page of RAM block {block} came, which nobody announced")),
         }
-    }
-
-    /// The limit may sink, at the stop, below what the batch holds already: it takes the piece that
-    /// is being parsed, and is full then.
-    fn push_past_limit(&mut self, push: impl Fn(&mut PageBatch) -> bool) -> bool {
-        self.batch.limit_pages(FRAME_PAGES_MAX);
-        let pushed = push(&mut self.batch);
-        self.batch.limit_pages(self.batch.pages());
-        pushed
     }
 
     fn fail(&mut self, text: String) {
@@ -178,20 +169,6 @@ impl Sink for StreamSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_limit_that_sinks_under_a_filling_batch_loses_no_page() {
-        let mut sink = StreamSink::new([("ram".to_owned(), BlockId(0), 1 << 30)]);
-        let (name, used_bytes) = ("ram".to_owned(), 1 << 30);
-        sink.blocks(&[RamBlock { name, used_bytes, page_bytes: 4096, taken_out: true }]);
-        for index in 0..40 {
-            sink.page(0, index, 0);
-        }
-        sink.batch.limit_pages(32);
-        sink.page(0, 40, 0);
-        assert_eq!((sink.failure.take(), sink.batch.pages()), (None, 41));
-        assert!(sink.batch_is_full());
-    }
 
     #[test]
     fn no_byte_of_the_tail_leaves_with_the_rest() {
