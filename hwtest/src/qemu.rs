@@ -249,7 +249,11 @@ pub fn owned_command(host: Option<&Host>, program: &Path) -> Command {
 #[derive(Debug)]
 enum Process {
     Child(Child),
-    Adopted(Pid),
+    Adopted {
+        pid: Pid,
+        /// The engine's folder for its monitor and log, left to whoever ends the guest.
+        engine_dir: Option<PathBuf>,
+    },
 }
 
 /// A running QEMU.
@@ -312,7 +316,7 @@ impl Qemu {
         })?;
         let ticks = TickReader::connect(&dir.join("tick.sock"))?;
         Ok(Self {
-            process: Process::Adopted(pid),
+            process: Process::Adopted { pid, engine_dir: engine_dir(pid, dir.path()) },
             qmp,
             ticks,
             machine: config.machine,
@@ -340,7 +344,7 @@ impl Qemu {
     pub fn pid(&self) -> u32 {
         match &self.process {
             Process::Child(child) => child.id(),
-            Process::Adopted(pid) => pid.as_raw_nonzero().get().unsigned_abs(),
+            Process::Adopted { pid, .. } => pid.as_raw_nonzero().get().unsigned_abs(),
         }
     }
 
@@ -406,7 +410,7 @@ impl Qemu {
     pub fn is_alive(&mut self) -> bool {
         match &mut self.process {
             Process::Child(child) => matches!(child.try_wait(), Ok(None)),
-            Process::Adopted(pid) => rustix::process::test_kill_process(*pid).is_ok(),
+            Process::Adopted { pid, .. } => rustix::process::test_kill_process(*pid).is_ok(),
         }
     }
 
@@ -417,8 +421,11 @@ impl Qemu {
                 let _ = child.kill();
                 let _ = child.wait();
             }
-            Process::Adopted(pid) => {
+            Process::Adopted { pid, engine_dir } => {
                 let _ = rustix::process::kill_process(*pid, Signal::KILL);
+                if let Some(dir) = engine_dir.take() {
+                    let _ = fs::remove_dir_all(dir);
+                }
             }
         }
     }
@@ -443,6 +450,18 @@ impl Drop for Qemu {
 pub(crate) fn read_pid(path: &Path) -> Option<Pid> {
     let text = fs::read_to_string(path).ok()?;
     Pid::from_raw(text.trim().parse().ok()?)
+}
+
+/// The folder of the monitor socket that is not in `ours`.
+fn engine_dir(pid: Pid, ours: &Path) -> Option<PathBuf> {
+    let words = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
+    words
+        .split('\0')
+        .filter_map(|word| word.strip_prefix("unix:")?.split(',').next())
+        .map(Path::new)
+        .find(|path| path.file_name().is_some_and(|n| n == "qmp.sock") && !path.starts_with(ours))?
+        .parent()
+        .map(Path::to_owned)
 }
 
 fn connect(child: &mut Child, dir: &Path, log: &Path) -> Result<(Qmp, TickReader)> {

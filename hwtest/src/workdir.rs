@@ -9,18 +9,21 @@ use crate::qemu::{PID_FILE, read_pid};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A name no other living process uses: `dwcp-<pid>-<n>`.
+/// What everything made here begins with: folders, namespaces.
+pub const PREFIX: &str = "dwcp-lab-";
+
+/// A name no other living process uses: `dwcp-lab-<pid>-<n>`.
 pub(crate) fn unique_name() -> String {
-    format!("dwcp-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The process that made a name of [`unique_name`] has ended.
 pub(crate) fn is_stale(name: &str) -> bool {
-    let pid = name.strip_prefix("dwcp-").and_then(|rest| rest.split('-').next());
-    match pid.and_then(|p| p.parse::<u32>().ok()) {
-        Some(pid) => !Path::new(&format!("/proc/{pid}")).exists(),
-        None => false,
-    }
+    let number = |text: &str| text.parse::<u32>().ok();
+    name.strip_prefix(PREFIX)
+        .and_then(|rest| rest.split_once('-'))
+        .and_then(|(pid, n)| number(pid).zip(number(n)))
+        .is_some_and(|(pid, _)| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 /// A folder with a path short enough for Unix sockets, removed on drop.
@@ -62,6 +65,7 @@ impl WorkDir {
 
 impl Drop for WorkDir {
     fn drop(&mut self) {
+        end_adopted(&self.0);
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
@@ -76,7 +80,7 @@ fn sweep(parent: &Path) {
     }
 }
 
-/// Ends the QEMU that was launched into a stale folder; its command line names the folder.
+/// Ends the QEMU that an engine launched into a folder, if it still runs; its command line names the folder.
 fn end_adopted(dir: &Path) {
     let Some(pid) = read_pid(&dir.join(PID_FILE)) else { return };
     let raw = pid.as_raw_nonzero();
@@ -110,8 +114,8 @@ mod tests {
     #[test]
     fn folders_vanish_and_stale_ones_are_swept() {
         let parent = WorkDir::new().unwrap();
-        let stale = parent.join("dwcp-999999999-0");
-        let foreign = parent.join("dwcp-notes");
+        let stale = parent.join("dwcp-lab-999999999-0");
+        let foreign = parent.join("dwcp-999999999");
         std::fs::create_dir_all(&stale).unwrap();
         std::fs::create_dir_all(&foreign).unwrap();
         let inner = WorkDir::under(parent.path()).unwrap();

@@ -1,9 +1,11 @@
 //! The demo as a user runs it: it works twice, and Ctrl-C at any moment leaves nothing behind.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use dwcp_hwtest::{engine, interrupt, probe};
@@ -34,7 +36,7 @@ fn start(bench: &Path) -> Child {
 
 /// Everything on this machine that carries the demo's name.
 fn leftovers(pid: u32) -> Vec<String> {
-    let name = format!("dwcp-{pid}-");
+    let name = format!("{}{pid}-", dwcp_hwtest::workdir::PREFIX);
     let mut left = Vec::new();
     for folder in ["/tmp", "/run/netns", "/dev/shm"] {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -52,9 +54,20 @@ fn leftovers(pid: u32) -> Vec<String> {
     left
 }
 
+/// The engine's own folders, where a guest that ended must not leave one.
+fn engine_folders() -> BTreeSet<PathBuf> {
+    let entries = ["/run/dwcp/receive", "/run/dwcp/send", "/run/dwcp/ram"].into_iter();
+    entries.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten().map(|e| e.path()).collect()
+}
+
+/// One demo at a time: its leftovers are told by what was there before.
+static TURN: Mutex<()> = Mutex::new(());
+
 #[test]
 fn it_works_twice() {
     let Some(bench) = lab() else { return };
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = engine_folders();
     for round in 0..2 {
         let child = start(&bench);
         let pid = child.id();
@@ -67,15 +80,21 @@ fn it_works_twice() {
         assert!(report["dwcp"]["wire_bytes"].as_u64().unwrap() > 1_000_000, "{report}");
         assert!(report["qemu_multifd_zstd"].is_object(), "{errors}");
         assert_eq!(leftovers(pid), Vec::<String>::new());
+        assert_eq!(engine_folders(), before);
     }
 }
 
 #[test]
 fn an_interrupt_leaves_nothing() {
     let Some(bench) = lab() else { return };
-    for (moment, delay_ms) in
-        [("- booting", 300), ("- moving it by DWCP", 60), ("- moving it back by QEMU", 60)]
-    {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = engine_folders();
+    for (moment, delay_ms) in [
+        ("- booting", 300),
+        ("- moving it by DWCP", 60),
+        ("- moving it by DWCP", 500),
+        ("- moving it back by QEMU", 60),
+    ] {
         let mut child = start(&bench);
         let pid = child.id();
         let stderr = child.stderr.take().unwrap();
@@ -93,6 +112,7 @@ fn an_interrupt_leaves_nothing() {
         let gone = interrupt::wait_until("leftovers to go", END_LIMIT, || {
             Ok(leftovers(pid).is_empty().then_some(()))
         });
-        assert!(gone.is_ok(), "{moment}: {:?}", leftovers(pid));
+        assert!(gone.is_ok(), "{moment} {delay_ms}: {:?}", leftovers(pid));
+        assert_eq!(engine_folders(), before, "{moment} {delay_ms}");
     }
 }
