@@ -47,6 +47,9 @@ pub(crate) struct MigrateArgs {
     /// Compare all guest memory after every run; the time it takes is not counted
     #[arg(long)]
     check_ram: bool,
+    /// Follow the memory of our engines (Pss without guest RAM) and print its peak
+    #[arg(long)]
+    pss: bool,
     /// dwcp-engine [default: beside this program]
     #[arg(long, value_name = "FILE")]
     engine: Option<PathBuf>,
@@ -79,6 +82,7 @@ pub(crate) fn run(args: &MigrateArgs) -> Result<()> {
         engine: find_engine(args)?,
         send_words: args.send_args.clone(),
         run_limit: RUN_LIMIT,
+        pss: args.pss,
     };
     let facts = facts(args, &guest, pair.link)?;
     let runs = all_runs(args, &setting)?;
@@ -147,6 +151,13 @@ fn all_runs(args: &MigrateArgs, setting: &Setting<'_>) -> Result<Vec<Run>> {
                 run.client_downtime_ms.unwrap_or(f64::NAN),
                 run.cpu_s(),
             );
+            if let (Some(source), Some(target)) = (run.pss_source_bytes, run.pss_target_bytes) {
+                eprintln!(
+                    "    engine memory: source {} MB, target {} MB",
+                    source >> 20,
+                    target >> 20
+                );
+            }
             runs.push(run);
         }
     }

@@ -10,6 +10,7 @@ use dwcp_hwtest::guest::Guest;
 use dwcp_hwtest::migrate::{self, Method};
 use dwcp_hwtest::net::{HostPair, Traffic};
 use dwcp_hwtest::probe;
+use dwcp_hwtest::pss::PeakPss;
 use dwcp_hwtest::qemu::{Qemu, QemuConfig, Start};
 use dwcp_hwtest::ram::RamImage;
 use dwcp_hwtest::tick::Life;
@@ -42,6 +43,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) engine: Option<PathBuf>,
     pub(crate) send_words: Vec<String>,
     pub(crate) run_limit: Duration,
+    /// Follow the engines' memory; it costs a little time.
+    pub(crate) pss: bool,
 }
 
 /// What one run gave; absent figures do not exist for its mode.
@@ -65,6 +68,9 @@ pub(crate) struct Run {
     pub(crate) guest_work: Option<f64>,
     pub(crate) ticks_unbroken: Option<bool>,
     pub(crate) ram_identical: Option<bool>,
+    /// Peak of each engine's Pss without guest RAM.
+    pub(crate) pss_source_bytes: Option<u64>,
+    pub(crate) pss_target_bytes: Option<u64>,
     pub(crate) load_before: f64,
     /// The engine's whole report, or QEMU's figures.
     pub(crate) detail: Value,
@@ -291,12 +297,15 @@ fn by_engine(setting: &Setting<'_>, mut prepared: Prepared) -> Result<Run> {
     let mark = mark(setting, &prepared.source)?;
     let words = send_words(setting, &dir, &prepared.source);
     let mut send = Engine::start(binary, &setting.pair.source, dir.path(), &words, false)?;
+    let follow = |pid: u32| setting.pss.then(|| PeakPss::follow(pid));
+    let (pss_source, pss_target) = (follow(send.pid()), follow(receive.pid()));
     let mut target = Qemu::adopt(&config, launched, setting.run_limit, || {
         // A `send` that refuses never lets the target start.
         if send.has_ended()? { send.check_alive() } else { receive.check_alive() }
     })?;
     let sent = send.wait(setting.run_limit)?;
     let received = receive.wait(TICKS_LIMIT)?;
+    let (pss_source, pss_target) = (pss_source.map(PeakPss::end), pss_target.map(PeakPss::end));
     if !sent.status.success() {
         bail!("send: {}: {} / receive: {}", sent.status, sent.errors, received.errors);
     }
@@ -306,6 +315,8 @@ fn by_engine(setting: &Setting<'_>, mut prepared: Prepared) -> Result<Run> {
         downtime_ms: number("downtime_ms"),
         cpu_source_engine_s: sent.cpu_s,
         cpu_target_engine_s: received.cpu_s,
+        pss_source_bytes: pss_source,
+        pss_target_bytes: pss_target,
         detail: sent.report.clone(),
         ..Run::default()
     };

@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::cpu::CpuTime;
 use crate::interrupt;
 use crate::net::Host;
+use crate::probe::Missing;
 use crate::qemu::owned_command;
 
 /// How long an engine that was asked to end may take before it is killed.
@@ -41,7 +42,9 @@ pub fn program(name: &str) -> Result<PathBuf> {
     [folder.join(name), folder.join("../../release").join(name)]
         .into_iter()
         .find(|path| path.is_file())
-        .with_context(|| format!("no {name} beside {}: cargo build --release", here.display()))
+        .with_context(|| {
+            Missing(format!("no {name} beside {}: cargo build --release", here.display()))
+        })
 }
 
 /// How an engine ended.

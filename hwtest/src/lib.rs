@@ -10,6 +10,7 @@ pub mod interrupt;
 pub mod migrate;
 pub mod net;
 pub mod probe;
+pub mod pss;
 pub mod qemu;
 pub mod ram;
 pub mod tick;

@@ -1,5 +1,6 @@
 //! What this machine can do. A missing capability is a reported, counted skip, never a pass.
 
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,18 @@ use crate::run;
 pub const QEMU_PROGRAM: &str = "qemu-system-x86_64";
 /// A guest under a usable KVM ticks long before this.
 const KVM_PROBE_LIMIT: Duration = Duration::from_secs(4);
+
+/// Something this machine lacks; the words say how to get it.
+#[derive(Debug)]
+pub struct Missing(pub String);
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Missing {}
 
 static SKIPS: AtomicUsize = AtomicUsize::new(0);
 
@@ -71,11 +84,11 @@ pub fn is_root() -> bool {
 /// The reason.
 pub fn namespaces() -> Result<()> {
     if !is_root() {
-        bail!("network namespaces need root");
+        bail!(Missing("network namespaces need root".into()));
     }
     for program in ["ip", "tc", "nsenter"] {
         if !has_program(program) {
-            bail!("{program} is not installed (make setup)");
+            bail!(Missing(format!("{program} is not installed (make setup)")));
         }
     }
     let name = crate::workdir::unique_name();
@@ -90,7 +103,7 @@ pub fn namespaces() -> Result<()> {
 /// It is not installed.
 pub fn qemu_version() -> Result<String> {
     if !has_program(QEMU_PROGRAM) {
-        bail!("{QEMU_PROGRAM} is not installed (make setup)");
+        bail!(Missing(format!("{QEMU_PROGRAM} is not installed (make setup)")));
     }
     let text = run::line(&format!("{QEMU_PROGRAM} --version"))?;
     let version = text.split_whitespace().nth(3).context("QEMU names no version")?;
