@@ -8,7 +8,8 @@ use std::time::Duration;
 use dwcp_handover::{AbortReason, Fence, JobId, Outcome};
 use dwcp_tcp::handshake;
 use dwcp_wire::{
-    CONTROL_BYTES_MAX, Channel, ControlMessage, Epoch, Generation, HEADER_BYTES, Hello, Purpose, RailId, SliceFlags, SliceHeader, SliceSeq, body_checksum,
+    CONTROL_BYTES_MAX, Channel, ControlMessage, Epoch, Generation, HEADER_BYTES, Hello, Purpose,
+    RailId, SliceFlags, SliceHeader, SliceSeq, body_checksum,
 };
 
 use crate::error::{Class, Doing, EngineError, Result, class_of};
@@ -29,13 +30,12 @@ pub fn ask(
 ) -> Result<Outcome> {
     let wire_job = dwcp_wire::JobId(job.0);
     let hello = Hello::new(Purpose::Query, wire_job, RailId(0), [0; 16]);
-    let (mut stream, _) =
-        handshake::connect(to, &hello, ASK_TIMEOUT).map_err(|e| match e {
-            handshake::HandshakeError::Refused { code, .. } => {
-                EngineError::new(class_of(code), format!("asking {to}: {e}"))
-            }
-            _ => EngineError::new(Class::Unreachable, format!("asking {to}: {e}")),
-        })?;
+    let (mut stream, _) = handshake::connect(to, &hello, ASK_TIMEOUT).map_err(|e| match e {
+        handshake::HandshakeError::Refused { code, .. } => {
+            EngineError::new(class_of(code), format!("asking {to}: {e}"))
+        }
+        _ => EngineError::new(Class::Unreachable, format!("asking {to}: {e}")),
+    })?;
     let question = match abort {
         None => ControlMessage::Query { job: wire_job },
         Some(reason) => ControlMessage::RequestAbort {
@@ -46,7 +46,9 @@ pub fn ask(
     };
     write_message(&mut stream, wire_job, &question)?;
     match read_message(&mut stream, wire_job)? {
-        ControlMessage::Outcome(answer) if answer.job == wire_job => Ok(outcome::from_wire(&answer)),
+        ControlMessage::Outcome(answer) if answer.job == wire_job => {
+            Ok(outcome::from_wire(&answer))
+        }
         _ => Err(EngineError::new(Class::Failed, format!("{to} answered something else"))),
     }
 }
@@ -94,7 +96,8 @@ pub fn encoded(message: &ControlMessage) -> Result<Vec<u8>> {
 /// # Errors
 /// The socket's failure, or bytes that are no such message.
 pub fn read_message(stream: &mut TcpStream, job: dwcp_wire::JobId) -> Result<ControlMessage> {
-    let wrong = |what: String| EngineError::new(Class::Failed, format!("the peer's answer: {what}"));
+    let wrong =
+        |what: String| EngineError::new(Class::Failed, format!("the peer's answer: {what}"));
     stream.set_read_timeout(Some(ASK_TIMEOUT)).doing(|| "waiting for an answer".to_owned())?;
     let mut head = [0u8; HEADER_BYTES];
     stream.read_exact(&mut head).doing(|| "waiting for an answer".to_owned())?;

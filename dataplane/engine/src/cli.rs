@@ -310,9 +310,6 @@ mod tests {
         let refused = checked_address("--to", "192.0.2.1:1", None).unwrap_err();
         assert_eq!(refused.class(), Class::Trust);
         assert!(checked_address("--to", "192.0.2.1:1", Some(Tls::Off)).is_ok());
-        assert_eq!(
-            checked_address("--to", "nonsense", None).unwrap_err().class(),
-            Class::Usage
-        );
+        assert_eq!(checked_address("--to", "nonsense", None).unwrap_err().class(), Class::Usage);
     }
 }

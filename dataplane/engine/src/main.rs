@@ -13,9 +13,7 @@ use dwcp_engine::error::{Class, EngineError, Result};
 use dwcp_engine::report::{Report, Status};
 use dwcp_engine::signals::Interrupts;
 use dwcp_engine::store::{Store, default_run_dir, default_state_dir};
-use dwcp_engine::target::{
-    Host, HostConfig, JobSummary, LaunchFile, QemuSource, Targets, ram_dir,
-};
+use dwcp_engine::target::{Host, HostConfig, JobSummary, LaunchFile, QemuSource, Targets, ram_dir};
 use dwcp_engine::{Progress, door, records, source};
 
 fn main() -> ExitCode {
@@ -54,9 +52,8 @@ fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
     let interrupts = Interrupts::listen()?;
     let address = checked_address("--listen", &args.listen, args.common.tls)?;
     let launch = args.launch.as_deref().map(LaunchFile::read).transpose()?;
-    let listener = TcpListener::bind(address).map_err(|source| {
-        EngineError::io(format!("listening on --listen {address}"), source)
-    })?;
+    let listener = TcpListener::bind(address)
+        .map_err(|source| EngineError::io(format!("listening on --listen {address}"), source))?;
     let ram_dir = match launch {
         Some(_) => Some(ram_dir(args.ram_dir.as_deref())?),
         None => None,

@@ -9,9 +9,7 @@ pub fn to_wire(job: JobId, outcome: Outcome) -> wire::Outcome {
     let (decision, fence, reason) = match outcome {
         Outcome::Undecided => (wire::Decision::Undecided, Fence::NONE, ""),
         Outcome::Unknown => (wire::Decision::Unknown, Fence::NONE, ""),
-        Outcome::Committed { fence, arrival } => {
-            (wire::Decision::Committed, fence, arrival.name())
-        }
+        Outcome::Committed { fence, arrival } => (wire::Decision::Committed, fence, arrival.name()),
         Outcome::Aborted { fence, reason } => (wire::Decision::Aborted, fence, reason.name()),
     };
     wire::Outcome {

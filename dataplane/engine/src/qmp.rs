@@ -25,7 +25,9 @@ const READ_CHUNK_BYTES: usize = 16 << 10;
 #[derive(Debug, Error)]
 pub enum QmpError {
     /// The socket could not be opened.
-    #[error("QMP socket {path}: {source}; is QEMU running with -qmp unix:{path},server=on,wait=off?")]
+    #[error(
+        "QMP socket {path}: {source}; is QEMU running with -qmp unix:{path},server=on,wait=off?"
+    )]
     Connect {
         /// The socket's path.
         path: PathBuf,
@@ -343,7 +345,8 @@ mod tests {
         (path, serve)
     }
 
-    const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 2}}}}"#;
+    const GREETING: &str =
+        r#"{"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 2}}}}"#;
 
     #[test]
     fn a_reply_is_found_behind_events_and_stale_replies() {

@@ -82,7 +82,13 @@ pub fn list(state: &Path) -> Result<Vec<JobLine>> {
     Ok(lines)
 }
 
-fn line(job: JobId, side: &'static str, state: String, vm: Option<String>, fence: Fence) -> JobLine {
+fn line(
+    job: JobId,
+    side: &'static str,
+    state: String,
+    vm: Option<String>,
+    fence: Fence,
+) -> JobLine {
     let vm = vm.unwrap_or_default();
     JobLine { job: job.to_string(), side, state, vm, fence: fence.to_string() }
 }

@@ -218,9 +218,28 @@ mod tests {
     fn the_contract_keys_are_there() {
         let json = serde_json::to_value(Report::new("j")).unwrap();
         for key in [
-            "schema", "job", "vm", "epoch", "status", "phase", "reason", "total_ms", "downtime_ms",
-            "decision_ms", "wire_tx_bytes", "wire_rx_bytes", "wire_bytes", "guest_bytes", "pages",
-            "rounds", "streams", "cpu_s", "hash_alg", "hash_root", "hash_root_match", "phases",
+            "schema",
+            "job",
+            "vm",
+            "epoch",
+            "status",
+            "phase",
+            "reason",
+            "total_ms",
+            "downtime_ms",
+            "decision_ms",
+            "wire_tx_bytes",
+            "wire_rx_bytes",
+            "wire_bytes",
+            "guest_bytes",
+            "pages",
+            "rounds",
+            "streams",
+            "cpu_s",
+            "hash_alg",
+            "hash_root",
+            "hash_root_match",
+            "phases",
         ] {
             assert!(json.get(key).is_some(), "{key}");
         }

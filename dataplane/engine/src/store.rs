@@ -30,7 +30,7 @@ impl Store {
         let kind = rustix::fs::statfs(&dir)
             .map_err(std::io::Error::from)
             .doing(|| format!("looking at {}", dir.display()))?;
-        if i64::from(kind.f_type) == TMPFS_MAGIC {
+        if kind.f_type == TMPFS_MAGIC {
             return Err(EngineError::new(
                 Class::Resource,
                 format!(

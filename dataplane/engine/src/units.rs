@@ -20,7 +20,9 @@ impl FromStr for Rate {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let wrong = || {
-            format!("{text:?} is no rate: write a whole number and bit, kbit, mbit or gbit, such as 500mbit")
+            format!(
+                "{text:?} is no rate: write a whole number and bit, kbit, mbit or gbit, such as 500mbit"
+            )
         };
         let lower = text.to_ascii_lowercase();
         let digits = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());

@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use dwcp_engine::store::Store;
+use dwcp_handover::{
+    EndpointsDigest, Fence, JobId, Notes, Record, RunState, SourceRecord, SourceState, Ticket, VmId,
+};
 use dwcp_proto::engine_v3 as pb;
 use pb::engine_client::EngineClient;
 use rustix::process::{Pid, Signal, kill_process};
@@ -32,11 +36,17 @@ struct Daemon {
 
 impl Daemon {
     fn start() -> Self {
+        Self::start_after(|_| ())
+    }
+
+    /// Starts one on a state folder that somebody has been at.
+    fn start_after(prepare: impl FnOnce(&Path)) -> Self {
         // On disk: job records are refused on tmpfs.
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("d{}", uuid::Uuid::new_v4()));
         for folder in ["qmp", "launch"] {
             fs::create_dir_all(dir.join(folder)).unwrap();
         }
+        prepare(&dir.join("state"));
         let mut child = command(&dir, &["--ready-file", "ready"]).spawn().unwrap();
         let deadline = Instant::now() + LIMIT;
         while !dir.join("ready").exists() {
@@ -262,4 +272,37 @@ async fn a_source_that_is_no_qemu_fails_in_its_stream_and_is_remembered() {
     assert_eq!(jobs[0].reason, status.message());
     let cancel = pb::CancelRequest { job: started.job };
     assert_eq!(engine.cancel(cancel).await.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_job_that_a_dead_process_left_in_doubt_is_taken_up() {
+    let job = uuid::Uuid::now_v7();
+    let mut daemon = Daemon::start_after(|state| {
+        let mut notes = Notes::default();
+        // Nobody answers at either place: the outcome stays unknown.
+        for (key, value) in [("qmp", "/nowhere/qmp"), ("to", "127.0.0.1:1"), ("vm", "web1")] {
+            notes.set(key, value).unwrap();
+        }
+        let ticket = Ticket {
+            job: JobId(job.into_bytes()),
+            vm: VmId([7; 16]),
+            fence: Fence::new(1, 3),
+            endpoints: EndpointsDigest::default(),
+        };
+        let state_then = SourceState::InDoubt { prior: RunState::Running };
+        let record = SourceRecord { ticket, state: state_then, notes };
+        Store::open(state).unwrap().save(&format!("{job}.source"), &record.encode()).unwrap();
+    });
+    let mut engine = daemon.engine().await;
+    let status = pb::StatusRequest { job: job.to_string() };
+    let jobs = engine.status(status).await.unwrap().into_inner().jobs;
+    assert_eq!(jobs.len(), 1, "{jobs:?}");
+    let taken_up = &jobs[0];
+    assert!(taken_up.running && taken_up.side() == pb::Side::Source, "{taken_up:?}");
+    assert_eq!((taken_up.vm.as_str(), taken_up.state.as_str()), ("web1", "in_doubt"));
+    let rate = pb::SetRateRequest { job: job.to_string(), rate_bit_per_s: 8_000 };
+    assert_eq!(engine.set_rate(rate).await.unwrap_err().code(), Code::FailedPrecondition);
+    // It holds nothing that must be waited for, and is said to be open.
+    let code = tokio::task::spawn_blocking(move || daemon.end()).await.unwrap();
+    assert_eq!(code, Some(9));
 }

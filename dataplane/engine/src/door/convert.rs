@@ -41,7 +41,7 @@ pub fn running_source(job: uuid::Uuid, seen: Seen) -> pb::Job {
         side: pb::Side::Source.into(),
         vm: seen.vm,
         running: true,
-        state: if seen.phase.is_empty() { "preflight".to_owned() } else { seen.phase },
+        state: seen.phase,
         fence: seen.fence,
         ..Default::default()
     }

@@ -67,6 +67,12 @@ struct Running {
     seen: Arc<Mutex<Seen>>,
 }
 
+impl Running {
+    fn new(qmp: Option<PathBuf>, rates: Option<Sender<u64>>, seen: Seen) -> Self {
+        Self { qmp, rates, interrupts: Interrupts::default(), seen: Arc::new(Mutex::new(seen)) }
+    }
+}
+
 #[derive(Default)]
 struct Table {
     running: HashMap<Uuid, Running>,
@@ -86,9 +92,11 @@ impl SourceJobs {
     pub fn start(&self, mut options: Options, listener: Listener) -> Result<()> {
         let (rates_in, rates) = bounded(RATES_MAX);
         options.new_rates = rates;
-        let (job, qmp) = (options.job, Some(options.qmp.clone()));
+        let seen = Seen { phase: "preflight".to_owned(), ..Seen::default() };
+        let (job, entry) =
+            (options.job, Running::new(Some(options.qmp.clone()), Some(rates_in), seen));
         let work = move |interrupts, progress| source::run(options, interrupts, progress);
-        self.spawn(job, qmp, Some(rates_in), listener, work)
+        self.spawn(job, entry, listener, work)
     }
 
     /// Takes up the jobs whose records say that an earlier process left them undecided.
@@ -99,10 +107,16 @@ impl SourceJobs {
         for (store, record) in records::open_sources(state)? {
             let job = Uuid::from_bytes(record.ticket.job.0);
             eprintln!("job {job}: taken up");
+            let seen = Seen {
+                vm: record.notes.get("vm").unwrap_or_default().to_owned(),
+                fence: record.ticket.fence.to_string(),
+                phase: "in_doubt".to_owned(),
+                snapshot: None,
+            };
             let work = move |interrupts, progress| {
                 source::resume(store, record, interrupts, progress, None)
             };
-            self.spawn(job, None, None, Arc::new(|_| ()), work)?;
+            self.spawn(job, Running::new(None, None, seen), Arc::new(|_| ()), work)?;
         }
         Ok(())
     }
@@ -110,13 +124,11 @@ impl SourceJobs {
     fn spawn(
         &self,
         job: Uuid,
-        qmp: Option<PathBuf>,
-        rates: Option<Sender<u64>>,
+        entry: Running,
         listener: Listener,
         work: impl FnOnce(Interrupts, Progress) -> Result<Report> + Send + 'static,
     ) -> Result<()> {
-        let (interrupts, seen) = (Interrupts::default(), Arc::new(Mutex::new(Seen::default())));
-        let entry = Running { qmp, interrupts: interrupts.clone(), rates, seen: Arc::clone(&seen) };
+        let (interrupts, seen) = (entry.interrupts.clone(), Arc::clone(&entry.seen));
         self.table().admit(job, entry)?;
         let jobs = self.clone();
         let thread = move || {
@@ -280,7 +292,8 @@ mod tests {
     fn start(jobs: &SourceJobs, qmp: &str) -> Result<Uuid> {
         let job = Uuid::now_v7();
         let rates = bounded(1).0;
-        jobs.spawn(job, Some(qmp.into()), Some(rates), Arc::new(|_| ()), waits_for_interrupt)?;
+        let entry = Running::new(Some(qmp.into()), Some(rates), Seen::default());
+        jobs.spawn(job, entry, Arc::new(|_| ()), waits_for_interrupt)?;
         Ok(job)
     }
 
@@ -342,7 +355,8 @@ mod tests {
             }
         });
         let work = |_, _| panic!("broken on purpose");
-        jobs.spawn(Uuid::now_v7(), None, None, listener, work).unwrap();
+        let entry = Running::new(None, None, Seen::default());
+        jobs.spawn(Uuid::now_v7(), entry, listener, work).unwrap();
         let result = heard.recv_timeout(Duration::from_secs(10)).unwrap();
         assert_eq!(result.unwrap_err().class(), Class::Failed);
         assert_eq!(jobs.counts(), (0, 0));

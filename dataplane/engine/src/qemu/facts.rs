@@ -45,7 +45,8 @@ impl GuestFacts {
     pub fn gather(qmp: &mut Qmp) -> Result<Self, QmpError> {
         let (major, minor, micro) = qmp.version();
         let cpus = qmp.execute("query-cpus-fast", json!({}))?;
-        let cpu = cpus.pointer("/0/qom-path").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let cpu =
+            cpus.pointer("/0/qom-path").and_then(Value::as_str).unwrap_or_default().to_owned();
         Ok(Self {
             uuid: uuid(qmp)?,
             name: text(&qmp.execute("query-name", json!({}))?, "name"),
@@ -104,7 +105,8 @@ fn property(qmp: &mut Qmp, path: &str, property: &str) -> Result<String, QmpErro
 
 /// Feature words exist on x86 only; elsewhere the CPU model alone is compared.
 fn cpu_features(qmp: &mut Qmp, cpu: &str) -> String {
-    let Ok(words) = qmp.execute("qom-get", json!({"path": cpu, "property": "feature-words"})) else {
+    let Ok(words) = qmp.execute("qom-get", json!({"path": cpu, "property": "feature-words"}))
+    else {
         return String::new();
     };
     let number = |word: &Value, name: &str| word.get(name).and_then(Value::as_u64).unwrap_or(0);

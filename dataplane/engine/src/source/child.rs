@@ -69,6 +69,9 @@ fn say(message: &FromChild) {
     let _ = ipc::write_line(std::io::stdout().lock(), message);
 }
 
+/// A connection whose handshake is done.
+type NewRail = (TcpStream, RailId);
+
 /// The session to the target and what hangs on it.
 struct Child {
     plan: ChildPlan,
@@ -84,7 +87,7 @@ struct Child {
     next_rail: u16,
     rails: usize,
     link_lost_at: Option<Instant>,
-    joined: (Sender<(TcpStream, RailId)>, Receiver<(TcpStream, RailId)>),
+    joined: (Sender<NewRail>, Receiver<NewRail>),
     joining: bool,
     held_ack: Option<Vec<u8>>,
     switchover_allowed: bool,
@@ -439,7 +442,8 @@ impl Child {
                 say(&FromChild::Roots {
                     matches: result.matches,
                     root: root.unwrap_or_default(),
-                    algorithm: if self.accept.mode == Mode::Direct { "page" } else { "none" }.into(),
+                    algorithm: if self.accept.mode == Mode::Direct { "page" } else { "none" }
+                        .into(),
                 });
                 Ok(())
             }
@@ -590,9 +594,11 @@ impl Child {
     /// The control message in a slice; other channels carry nothing towards the source.
     fn control_of(&self, inbound: &Inbound) -> Result<Option<ControlMessage>> {
         let message = match inbound.channel {
-            Channel::Control => Some(ControlMessage::decode(inbound.body.bytes()).map_err(|e| {
-                EngineError::new(Class::Failed, format!("the target's message: {e}"))
-            })?),
+            Channel::Control => {
+                Some(ControlMessage::decode(inbound.body.bytes()).map_err(|e| {
+                    EngineError::new(Class::Failed, format!("the target's message: {e}"))
+                })?)
+            }
             _ => None,
         };
         self.endpoint.consumed(inbound.channel, inbound.seq);

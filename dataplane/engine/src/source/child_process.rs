@@ -47,10 +47,9 @@ impl ChildProcess {
                 while let Some(message) = ipc::read_line(&mut lines) {
                     // Counters are only news: a parent that is busy must not hold the child up.
                     let sent = match message {
-                        FromChild::Progress(_) => !matches!(
-                            sender.try_send(message),
-                            Err(TrySendError::Disconnected(_))
-                        ),
+                        FromChild::Progress(_) => {
+                            !matches!(sender.try_send(message), Err(TrySendError::Disconnected(_)))
+                        }
                         _ => sender.send(message).is_ok(),
                     };
                     if !sent {

@@ -23,7 +23,7 @@ pub struct EncodeJob {
     /// The pages as they came from QEMU.
     pub slot: Slot,
     /// What to send of them.
-    pub plan: Box<Plan>,
+    pub plan: Plan,
     /// The slice they become.
     pub seq: u64,
     /// Its generation.
@@ -52,7 +52,7 @@ pub struct Encoder {
     /// Planned batches.
     pub jobs: Receiver<EncodeJob>,
     /// Empty plans go back to the intake.
-    pub plans: Sender<Box<Plan>>,
+    pub plans: Sender<Plan>,
     /// Speeds, dropped when nobody listens.
     pub samples: Sender<Sample>,
     /// Slots for the wire.
@@ -94,14 +94,18 @@ impl Encoder {
         let not_before = job.plan.not_before();
         drop(job.slot);
         let _ = self.plans.try_send(job.plan);
-        let sent = self.gate.submit(&self.endpoint, &self.shared, Outbound {
-            channel: Channel::Pages,
-            seq: job.seq,
-            generation: job.generation,
-            flags: SliceFlags::NONE,
-            not_before,
-            body: Body::Slot { slot: out, range: framed.range },
-        });
+        let sent = self.gate.submit(
+            &self.endpoint,
+            &self.shared,
+            Outbound {
+                channel: Channel::Pages,
+                seq: job.seq,
+                generation: job.generation,
+                flags: SliceFlags::NONE,
+                not_before,
+                body: Body::Slot { slot: out, range: framed.range },
+            },
+        );
         self.shared.unencoded_bytes.fetch_sub(job.bytes, Relaxed);
         sent.ok()
     }

@@ -41,9 +41,11 @@ impl Job {
             SourceCommand::LetSwitchover => self.let_switchover(),
             SourceCommand::GrantGo { .. } => {
                 self.phase("go");
-                self.to_child(&ToChild::Go);
+                self.tell_child(&ToChild::Go);
             }
-            SourceCommand::RefuseGo => self.to_child(&ToChild::Abort { reason: "refused".into() }),
+            SourceCommand::RefuseGo => {
+                self.tell_child(&ToChild::Abort { reason: "refused".into() })
+            }
             SourceCommand::AbortMigration => self.abort_migration(),
             SourceCommand::ResumeGuest { to } => self.resume_guest(to),
             SourceCommand::AskOutcome => self.ask(None),
@@ -60,7 +62,7 @@ impl Job {
         Ok(())
     }
 
-    fn to_child(&mut self, message: &ToChild) {
+    fn tell_child(&mut self, message: &ToChild) {
         if let Some(child) = &mut self.child {
             child.send(message);
         }
@@ -115,7 +117,7 @@ impl Job {
             self.progress.note(&text);
         }
         let start_paused = !self.role.prior_run_state().is_live();
-        self.to_child(&ToChild::AllowSwitchover { start_paused });
+        self.tell_child(&ToChild::AllowSwitchover { start_paused });
     }
 
     /// The sockets first: QEMU's monitor may hang until its writer has been cut off.
@@ -145,7 +147,8 @@ impl Job {
         self.phase("resume");
         let resumed = self.with_qmp(|qmp, _| {
             let status = qmp.execute_within("query-status", json!({}), RUN_STATE_TIMEOUT)?;
-            let status = status.get("status").and_then(Value::as_str).unwrap_or_default().to_owned();
+            let status =
+                status.get("status").and_then(Value::as_str).unwrap_or_default().to_owned();
             if run_state(&status) != to && !run_state(&status).is_live() {
                 qmp.execute_within("cont", json!({}), RUN_STATE_TIMEOUT)?;
             }
@@ -171,7 +174,7 @@ impl Job {
             self.report.downtime_ms = (now - stopped).as_secs_f64() * 1e3;
         }
         self.phase("committed");
-        self.to_child(&ToChild::ReleaseShut);
+        self.tell_child(&ToChild::ReleaseShut);
         self.await_migration_end();
     }
 

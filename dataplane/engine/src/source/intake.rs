@@ -74,7 +74,7 @@ pub struct Intake {
     /// Batches for the workers.
     pub jobs: Sender<EncodeJob>,
     /// Plans that come back from the workers.
-    pub plans: Receiver<Box<Plan>>,
+    pub plans: Receiver<Plan>,
     /// The workers' speeds.
     pub samples: Receiver<Sample>,
     /// Chooses the level.
@@ -168,7 +168,9 @@ impl Intake {
     }
 
     fn read(&self, filling: &mut Filling, wait: Duration) -> Result<Got> {
-        self.stream.set_read_timeout(Some(wait)).doing(|| "waiting for QEMU's stream".to_owned())?;
+        self.stream
+            .set_read_timeout(Some(wait))
+            .doing(|| "waiting for QEMU's stream".to_owned())?;
         let filled = filling.filled;
         match (&self.stream).read(&mut filling.slot[filled..HEADROOM + STREAM_BYTES_MAX]) {
             Ok(0) => Ok(Got::End),
@@ -213,8 +215,7 @@ impl Intake {
     }
 
     fn plan(&mut self, slot: Slot, state: &mut Progress) -> Result<()> {
-        let mut plan =
-            state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default();
+        let mut plan = state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default();
         let seq = state.next_seq;
         let acked_below = self.endpoint.acked_below(Channel::Pages);
         // Contents kept for deltas pay only while bytes are dearer than CPU.
@@ -282,8 +283,7 @@ impl Intake {
     fn end_of_ram(&mut self, state: &mut Progress) -> Result<()> {
         self.ship(state)?;
         self.send_skeleton()?;
-        let event =
-            IntakeEvent::RamEnd { root: self.planner.root(), slices: state.next_seq };
+        let event = IntakeEvent::RamEnd { root: self.planner.root(), slices: state.next_seq };
         self.events.send(event).map_err(|_| closed())
     }
 
@@ -324,7 +324,7 @@ fn closed() -> EngineError {
 struct Progress {
     filling: Filling,
     framer: Framer,
-    spare: Vec<Box<Plan>>,
+    spare: Vec<Plan>,
     next_seq: u64,
     quiet: Duration,
     ram_ended: bool,

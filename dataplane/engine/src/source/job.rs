@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use dwcp_handover::{
-    DecisionRecord, EndpointsDigest, Ending, Fence, JobId, Notes, Outcome, Record, RunState, Source,
-    SourceEvent, SourcePhase, SourceRecord, SourceStatus, Ticket, VmId,
+    DecisionRecord, Ending, EndpointsDigest, Fence, JobId, Notes, Outcome, Record, RunState,
+    Source, SourceEvent, SourcePhase, SourceRecord, SourceStatus, Ticket, VmId,
 };
 use serde_json::{Value, json};
 
@@ -374,7 +374,8 @@ impl Job {
         if count > self.seen_interrupts {
             self.seen_interrupts += 1;
             if self.role.phase().before_go() {
-                self.reason = Some((Class::Interrupted, "interrupted; the guest stays here".into()));
+                self.reason =
+                    Some((Class::Interrupted, "interrupted; the guest stays here".into()));
             }
             self.events.push_back(SourceEvent::CancelRequested);
         }
@@ -456,7 +457,10 @@ impl Job {
         let (timeout, pause) = (options.timeout, options.pause_timeout);
         if phase == SourcePhase::Precopy && over(self.began, timeout) && !self.timed_out {
             self.timed_out = true;
-            self.time_is_up(Class::Unreachable, format!("--timeout {} s passed", timeout.as_secs()));
+            self.time_is_up(
+                Class::Unreachable,
+                format!("--timeout {} s passed", timeout.as_secs()),
+            );
         }
         if phase.before_go() && over(self.stopped_at, pause) && !self.pause_timed_out {
             self.pause_timed_out = true;
@@ -622,7 +626,10 @@ impl Job {
                 format!("to end it by hand: dwcp-engine resolve --job {job} --commit|--abort")
             }
             SourceStatus::LedgerUnreachable => {
-                format!("outcome not known yet: {} does not answer; the guest stays paused", self.to)
+                format!(
+                    "outcome not known yet: {} does not answer; the guest stays paused",
+                    self.to
+                )
             }
             SourceStatus::JobUnknown => format!(
                 "{} does not know this job; the guest stays paused until: dwcp-engine resolve --job {job}",
@@ -632,11 +639,15 @@ impl Job {
             SourceStatus::TargetLost => format!(
                 "committed, but the target QEMU was lost after it may have run: dwcp-engine resolve --job {job}"
             ),
-            SourceStatus::Interference => "somebody set the stopped guest running: stopped again".to_owned(),
+            SourceStatus::Interference => {
+                "somebody set the stopped guest running: stopped again".to_owned()
+            }
             SourceStatus::ResumeFailed => "the guest does not resume yet; trying again".to_owned(),
             SourceStatus::GuestLost => "the source QEMU is gone".to_owned(),
             SourceStatus::ForceRefused => "that decision is not possible in this phase".to_owned(),
-            SourceStatus::ForeignOutcome => "an outcome of another attempt came and was ignored".to_owned(),
+            SourceStatus::ForeignOutcome => {
+                "an outcome of another attempt came and was ignored".to_owned()
+            }
         };
         self.progress.note(&line);
         self.gave_up |= status == SourceStatus::ShowResolve;
@@ -672,7 +683,8 @@ fn await_acceptance(
                 return Err(EngineError::new(Class::Interrupted, "interrupted; nothing was moved"));
             }
             _ if Instant::now() > deadline => {
-                let text = format!("the target did not accept within {} s", ACCEPT_TIMEOUT.as_secs());
+                let text =
+                    format!("the target did not accept within {} s", ACCEPT_TIMEOUT.as_secs());
                 return Err(EngineError::new(Class::Unreachable, text));
             }
             _ => {}

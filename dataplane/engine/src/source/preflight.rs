@@ -28,7 +28,10 @@ pub fn check(qmp: &mut Qmp) -> Result<(GuestFacts, Vec<RamBlockInfo>)> {
             return refuse("this QEMU waits for a guest to arrive: --qmp wants the source".into());
         }
         "postmigrate" | "finish-migrate" => {
-            return refuse(format!("the guest has left this QEMU already (status {})", facts.status));
+            return refuse(format!(
+                "the guest has left this QEMU already (status {})",
+                facts.status
+            ));
         }
         other => return refuse(format!("a guest in state {other} cannot be moved")),
     }

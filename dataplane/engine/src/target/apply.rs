@@ -84,9 +84,10 @@ impl ApplyThread {
             memory::admit(ADMISSION_BYTES, self.ram_dir.as_deref())?;
         }
         let seq = slice.seq;
-        let stats = self.applier.apply(seq, slice.body.bytes()).map_err(|e| {
-            EngineError::new(Class::Failed, format!("page slice {}: {e}", seq))
-        })?;
+        let stats = self
+            .applier
+            .apply(seq, slice.body.bytes())
+            .map_err(|e| EngineError::new(Class::Failed, format!("page slice {}: {e}", seq)))?;
         let pages = stats.zero + stats.duplicate + stats.delta + stats.literal;
         self.counters.pages.fetch_add(pages, Relaxed);
         // The slot first: the confirmation lets the peer send another slice into it.

@@ -3,53 +3,31 @@
 //! skeleton, return path) and the session's poll loop.
 
 use std::collections::VecDeque;
-use std::io::Read;
 use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded, select, tick};
-use dwcp_encode::{Applier, Root};
-use dwcp_handover::{
-    AbortReason, Arrival, EndpointsDigest, Fence, Notes, OpenRequest, Outcome, Start, Target,
-    TargetCommand, TargetEvent, TargetPhase, TargetStatus, VmId,
-};
-use dwcp_qemustream::return_path::{Item, Message, ReturnPath};
+use crossbeam::channel::{Receiver, Sender, select, tick};
+use dwcp_encode::Root;
+use dwcp_handover::{AbortReason, Outcome, Start, Target, TargetEvent, TargetPhase};
 use dwcp_tcp::{Body, Endpoint, Inbound, NetEvent, Outbound};
 use dwcp_wire::{
-    Accept, BlockId, Channel, ControlMessage, DirectBlock, Epoch, JobFacts, JobId, Mode, PAGE_BYTES,
-    RailId, ReasonCode, Resumed, RootResult, SliceFlags, Stats,
+    Accept, Channel, ControlMessage, JobId, Mode, RailId, Resumed, RootResult, SliceFlags,
 };
 
-use super::apply::{ApplyCounters, ApplyThread};
-use super::launch::{LaunchPlan, Launched};
-use super::memory::{self, GuestMemory};
-use super::qemu::{Started, TargetQemu, check_waiting};
-use super::skeleton::SkeletonWriter;
-use super::{CHECK_FACT, DIRECT_ONLY_FACT, Host, JobSummary, QemuSource, RESIDENT_FACT, TICKET_FACT};
+use super::apply::ApplyCounters;
+use super::qemu::TargetQemu;
+use super::{Host, JobSummary};
 use crate::cpu;
-use crate::error::{Class, Doing, EngineError, Result};
-use crate::outcome;
-use crate::qemu::ram::shared_backings;
-use crate::qemu::{GuestFacts, RamBacking, Tuning};
-use crate::qmp::Qmp;
+use crate::error::EngineError;
 
-/// How long a source may take to say what it wants.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often time is looked at.
 const TICK: Duration = Duration::from_millis(20);
 /// How often what got no answer is repeated.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a source may stay after it was told the outcome.
-const FAREWELL: Duration = Duration::from_secs(3);
-/// How long the last messages may take to be confirmed.
-const DRAIN: Duration = Duration::from_millis(500);
-/// Facts for us, not about the guest.
-const OUR_FACTS: [&str; 4] = [CHECK_FACT, DIRECT_ONLY_FACT, RESIDENT_FACT, TICKET_FACT];
-/// Longest read of QEMU's return path; one control message carries as much.
-const RETURN_PATH_CHUNK: usize = 1024;
+pub(super) const FAREWELL: Duration = Duration::from_secs(3);
 
 /// What happens in a job, besides network events.
 #[derive(Debug)]
@@ -83,395 +61,35 @@ pub enum JobCommand {
 
 /// A job that has been agreed on.
 pub(super) struct Job {
-    host: Arc<Host>,
-    job: JobId,
-    role: Target,
-    qemu: TargetQemu,
-    endpoint: Endpoint,
-    events: VecDeque<TargetEvent>,
-    accept: Option<Accept>,
-    source_root: Option<dwcp_wire::Root>,
-    own_root: Option<Root>,
-    slices: Option<Sender<Inbound>>,
-    skeleton: Option<Sender<Inbound>>,
-    root_after: Sender<u64>,
-    counters: Arc<ApplyCounters>,
-    control_seq: u64,
-    stream_started: bool,
-    rails: usize,
-    link_lost_at: Option<Instant>,
-    tail_passed_at: Option<Instant>,
-    loaded_at: Option<Instant>,
-    timings: Resumed,
-    told_final: Option<Instant>,
-    reason: Option<String>,
-    retried_at: Instant,
-    cpu_us_before: u64,
-    over: bool,
-}
-
-/// The session of a job whose source has not said yet what it wants.
-pub(super) struct Incoming {
     pub(super) host: Arc<Host>,
     pub(super) job: JobId,
+    pub(super) role: Target,
+    pub(super) qemu: TargetQemu,
     pub(super) endpoint: Endpoint,
-    pub(super) net: Receiver<NetEvent>,
-    pub(super) commands: Receiver<JobCommand>,
-}
-
-impl Incoming {
-    /// Runs the job to its end.
-    pub(super) fn run(self) -> JobSummary {
-        let mut summary = JobSummary::new(self.job);
-        let (endpoint, net) = (self.endpoint.clone(), self.net.clone());
-        match self.begin(&mut summary) {
-            Ok(Some((job, net, commands, events))) => job.run(net, commands, events, &mut summary),
-            Ok(None) => "checked".clone_into(&mut summary.status),
-            Err(error) => {
-                let text = error.to_string().chars().take(1000).collect();
-                let refuse = ControlMessage::Refuse { code: error.reason(), text };
-                send_control(&endpoint, 0, &refuse);
-                await_goodbye(&net, FAREWELL);
-                summary.reason = error.to_string();
-            }
-        }
-        endpoint.close(ReasonCode::Finished, DRAIN);
-        summary
-    }
-
-    #[allow(clippy::type_complexity, reason = "taken apart at once by the only caller")]
-    fn begin(
-        self,
-        summary: &mut JobSummary,
-    ) -> Result<Option<(Job, Receiver<NetEvent>, Receiver<JobCommand>, Receiver<JobEvent>)>> {
-        let facts = self.await_open()?;
-        summary.vm.clone_from(&facts.vm_name);
-        let fact = |name: &str| facts.facts.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-        let resident = fact(RESIDENT_FACT).and_then(|v| v.parse().ok());
-        let declared: u64 = facts.blocks.iter().map(|b| b.used_bytes).sum();
-        memory::admit(resident.unwrap_or(declared), self.host.ram_dir.as_deref())?;
-        let target = self.host.targets.take(fact(TICKET_FACT), fact(CHECK_FACT).is_some())?;
-        let (mut qemu, backings) = self.prepare_qemu(&facts, &target.qemu)?;
-        let prepared = self.agree(&facts, &mut qemu, &backings);
-        if fact(CHECK_FACT).is_some() || prepared.is_err() {
-            qemu.destroy_if_launched();
-            let accept = prepared?;
-            send_control(&self.endpoint, 0, &ControlMessage::Accept(accept.0));
-            await_goodbye(&self.net, FAREWELL);
-            return Ok(None);
-        }
-        let (accept, memory) = prepared?;
-        match self.arm(&facts, qemu, accept, memory, target.leave_paused) {
-            Ok((job, events)) => Ok(Some((job, self.net, self.commands, events))),
-            Err((mut qemu, error)) => {
-                qemu.destroy_if_launched();
-                Err(error)
-            }
-        }
-    }
-
-    fn await_open(&self) -> Result<JobFacts> {
-        let silent = || EngineError::new(Class::Unreachable, "the source did not say what it wants");
-        let deadline = Instant::now() + OPEN_TIMEOUT;
-        loop {
-            match self.net.recv_deadline(deadline).map_err(|_| silent())? {
-                NetEvent::Inbound(inbound) if inbound.channel == Channel::Control => {
-                    let message = ControlMessage::decode(inbound.body.bytes());
-                    self.endpoint.consumed(inbound.channel, inbound.seq);
-                    match message {
-                        Ok(ControlMessage::Open(facts)) => return Ok(facts),
-                        Ok(_) => return Err(silent()),
-                        Err(e) => return Err(EngineError::new(Class::Failed, e.to_string())),
-                    }
-                }
-                NetEvent::AllRailsDown | NetEvent::PeerGoodbye { .. } => return Err(silent()),
-                _ => {}
-            }
-        }
-    }
-
-    /// Starts or takes the target QEMU and compares it with the source.
-    fn prepare_qemu(
-        &self,
-        facts: &JobFacts,
-        source: &QemuSource,
-    ) -> Result<(TargetQemu, Vec<RamBacking>)> {
-        let mut qemu = match source {
-            QemuSource::Given(path) => {
-                let mut qmp = Qmp::connect(path)?;
-                check_waiting(&mut qmp)?;
-                let tuning = Tuning::read(&mut qmp)?;
-                TargetQemu::given(qmp, tuning)
-            }
-            QemuSource::Launch(file) => {
-                let job = self.job.to_string();
-                let run_dir = self.host.run_dir.join(&job);
-                let main = facts.blocks.iter().max_by_key(|b| b.used_bytes);
-                let plan = LaunchPlan {
-                    job: &job,
-                    run_dir: &run_dir,
-                    ram_dir: self.host.ram_dir.as_deref().unwrap_or(&run_dir),
-                    ram: main.map(|b| (b.name.as_str(), b.used_bytes)),
-                    user: self.host.user.as_deref(),
-                };
-                let (mut launched, mut qmp) = Launched::start(file, &plan)?;
-                match Tuning::read(&mut qmp) {
-                    Ok(tuning) => TargetQemu::launched(launched, qmp, tuning, run_dir),
-                    Err(e) => {
-                        launched.destroy(Some(&mut qmp));
-                        return Err(e.into());
-                    }
-                }
-            }
-        };
-        match self.compare(facts, &mut qemu) {
-            Ok(backings) => Ok((qemu, backings)),
-            Err(e) => {
-                qemu.destroy_if_launched();
-                Err(e)
-            }
-        }
-    }
-
-    fn compare(&self, facts: &JobFacts, qemu: &mut TargetQemu) -> Result<Vec<RamBacking>> {
-        let qmp = qemu.qmp()?;
-        let own = GuestFacts::gather(qmp)?;
-        let theirs: Vec<(String, String)> = facts
-            .facts
-            .iter()
-            .filter(|(name, _)| !OUR_FACTS.contains(&name.as_str()))
-            .cloned()
-            .collect();
-        if let Some(difference) = own.difference(&facts.machine_type, &facts.cpu_model, &theirs) {
-            return Err(EngineError::new(Class::Conflict, format!("the hosts differ in {difference}")));
-        }
-        let blocks = crate::qemu::ram::ram_blocks(qmp)?;
-        for block in &facts.blocks {
-            // ROM blocks take the length the source gives them; RAM must have it already.
-            let mine = blocks.iter().find(|b| b.name == block.name).map(|b| b.used_bytes);
-            let rom = block.name.starts_with("/rom@");
-            if mine != Some(block.used_bytes) && !(rom && mine.is_some()) {
-                let found = mine.map_or("none".to_owned(), |b| format!("{b} bytes"));
-                let text = format!(
-                    "the hosts differ in RAM block {}: source has {} bytes, target has {found}",
-                    block.name, block.used_bytes
-                );
-                return Err(EngineError::new(Class::Conflict, text));
-            }
-        }
-        Ok(shared_backings(qmp)?)
-    }
-
-    /// Chooses the mode and maps the RAM that we write ourselves.
-    fn agree(
-        &self,
-        facts: &JobFacts,
-        qemu: &mut TargetQemu,
-        backings: &[RamBacking],
-    ) -> Result<(Accept, GuestMemory)> {
-        let (major, minor, micro) = qemu.qmp()?.version();
-        let mut accept = Accept {
-            incarnation: 0,
-            epoch: Epoch(0),
-            hash_seed: facts.hash_seed,
-            mode: Mode::Plain,
-            qemu_version: format!("{major}.{minor}.{micro}"),
-            direct_blocks: Vec::new(),
-            facts: Vec::new(),
-        };
-        let mut memory = GuestMemory::default();
-        if facts.mode == Mode::Plain {
-            return Ok((accept, memory));
-        }
-        for block in &facts.blocks {
-            let Some(backing) = backings
-                .iter()
-                .find(|b| b.name == block.name && b.bytes == block.used_bytes)
-            else {
-                continue;
-            };
-            memory.map(block.id, backing)?;
-            accept.direct_blocks.push(DirectBlock {
-                name: backing.name.clone(),
-                address: backing.addr,
-                bytes: backing.bytes,
-            });
-        }
-        // A shared backing that we do not carry would be left out by QEMU as well.
-        let all = backings.len() == accept.direct_blocks.len();
-        if !accept.direct_blocks.is_empty() && all {
-            accept.mode = Mode::Direct;
-            return Ok((accept, memory));
-        }
-        if facts.facts.iter().any(|(name, _)| name == DIRECT_ONLY_FACT) {
-            let text = "--mode direct: the target QEMU has no RAM on memory-backend-file,share=on with the source's block names";
-            return Err(EngineError::new(Class::Conflict, text));
-        }
-        accept.direct_blocks.clear();
-        Ok((accept, GuestMemory::default()))
-    }
-
-    /// From here on the job has a fence, threads and a listening QEMU.
-    #[allow(clippy::type_complexity, reason = "an error must give the QEMU back")]
-    fn arm(
-        &self,
-        facts: &JobFacts,
-        mut qemu: TargetQemu,
-        mut accept: Accept,
-        memory: GuestMemory,
-        leave_paused: bool,
-    ) -> std::result::Result<(Job, Receiver<JobEvent>), (TargetQemu, EngineError)> {
-        let direct = accept.mode == Mode::Direct;
-        let socket = self.host.run_dir.join(format!("{}.in", self.job));
-        let stream = match qemu.open_stream(&socket, direct) {
-            Ok(stream) => stream,
-            Err(e) => return Err((qemu, e)),
-        };
-        let started = self.start_threads(facts, &accept, memory, stream);
-        let (threads, events) = match started {
-            Ok(started) => started,
-            Err(e) => return Err((qemu, e)),
-        };
-        let ticket = match self.host.ledger.open_job(OpenRequest {
-            job: dwcp_handover::JobId(self.job.0),
-            vm: VmId(if facts.vm_uuid == [0; 16] { self.job.0 } else { facts.vm_uuid }),
-            above: Fence::new(0, facts.min_epoch.0),
-            endpoints: EndpointsDigest::default(),
-        }) {
-            Ok(record) => record.ticket,
-            Err(e) => return Err((qemu, e)),
-        };
-        accept.incarnation = ticket.fence.incarnation.0;
-        accept.epoch = Epoch(ticket.fence.epoch.0);
-        let mut notes = Notes::default();
-        for (key, value) in qemu.notes() {
-            // A path too long for a note only costs the recovery of this QEMU after a crash.
-            let _ = notes.set(key, &value);
-        }
-        let _ = notes.set("name", &facts.vm_name.chars().take(100).collect::<String>());
-        let job = Job {
-            host: Arc::clone(&self.host),
-            job: self.job,
-            role: Target::new(ticket, leave_paused, notes),
-            qemu,
-            endpoint: self.endpoint.clone(),
-            events: VecDeque::from([TargetEvent::QemuPrepared]),
-            accept: Some(accept),
-            source_root: None,
-            own_root: None,
-            slices: Some(threads.slices),
-            skeleton: Some(threads.skeleton),
-            root_after: threads.root_after,
-            counters: threads.counters,
-            control_seq: 0,
-            stream_started: false,
-            rails: 1,
-            link_lost_at: None,
-            tail_passed_at: None,
-            loaded_at: None,
-            timings: Resumed { load_us: 0, decide_us: 0, cont_us: 0 },
-            told_final: None,
-            reason: None,
-            retried_at: Instant::now(),
-            cpu_us_before: cpu::process_us(),
-            over: false,
-        };
-        Ok((job, events))
-    }
-
-    fn start_threads(
-        &self,
-        facts: &JobFacts,
-        accept: &Accept,
-        memory: GuestMemory,
-        stream: UnixStream,
-    ) -> Result<(Threads, Receiver<JobEvent>)> {
-        let clone = |s: &UnixStream| s.try_clone().doing(|| "the migration socket".to_owned());
-        let (events_in, events) = bounded(64);
-        let (slices_in, slices) = bounded(super::WINDOW as usize);
-        let (skeleton_in, skeleton) = bounded(super::WINDOW as usize);
-        let (root_in, root_after) = bounded(1);
-        let counters = Arc::new(ApplyCounters::default());
-        let mut applier = Applier::new(facts.hash, accept.hash_seed, memory);
-        for block in &facts.blocks {
-            if accept.direct_blocks.iter().any(|d| d.name == block.name) {
-                let pages = block.used_bytes / PAGE_BYTES as u64;
-                applier.add_block(BlockId(block.id.0), &block.name, pages).map_err(|e| {
-                    EngineError::new(Class::Limit, format!("RAM block {}: {e}", block.name))
-                })?;
-            }
-        }
-        let apply = ApplyThread {
-            applier,
-            slices,
-            root_after,
-            endpoint: self.endpoint.clone(),
-            ram_dir: self.host.ram_dir.clone(),
-            counters: Arc::clone(&counters),
-            events: events_in.clone(),
-        };
-        let writer = SkeletonWriter {
-            slices: skeleton,
-            stream: clone(&stream)?,
-            endpoint: self.endpoint.clone(),
-            events: events_in.clone(),
-        };
-        super::spawn("apply", move || apply.run())?;
-        super::spawn("skeleton", move || writer.run())?;
-        super::spawn("return-path", move || read_return_path(stream, &events_in))?;
-        let threads =
-            Threads { slices: slices_in, skeleton: skeleton_in, root_after: root_in, counters };
-        Ok((threads, events))
-    }
-}
-
-struct Threads {
-    slices: Sender<Inbound>,
-    skeleton: Sender<Inbound>,
-    root_after: Sender<u64>,
-    counters: Arc<ApplyCounters>,
-}
-
-/// Splits what QEMU says to its source; SHUT stays here.
-fn read_return_path(mut stream: UnixStream, events: &Sender<JobEvent>) {
-    let (mut splitter, mut bytes) = (ReturnPath::new(), Vec::new());
-    let mut chunk = [0u8; RETURN_PATH_CHUNK];
-    loop {
-        match stream.read(&mut chunk) {
-            Ok(n) if n > 0 => bytes.extend_from_slice(&chunk[..n]),
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            _ => {
-                let _ = events.send(JobEvent::QemuClosed);
-                return;
-            }
-        }
-        loop {
-            let event = match splitter.next_item(&bytes) {
-                Ok(Some(item)) => {
-                    let range = item.bytes();
-                    let message = bytes[range.clone()].to_vec();
-                    bytes.drain(..range.end);
-                    match item {
-                        Item::Message { message: Message::Shut { error }, .. } => JobEvent::Shut(error),
-                        _ => JobEvent::ReturnPath(message),
-                    }
-                }
-                Ok(None) => break,
-                Err(e) => {
-                    let text = format!("the target QEMU's return path: {e}");
-                    let _ = events.send(JobEvent::Failed(EngineError::new(Class::Failed, text)));
-                    return;
-                }
-            };
-            if events.send(event).is_err() {
-                return;
-            }
-        }
-    }
+    pub(super) events: VecDeque<TargetEvent>,
+    pub(super) accept: Option<Accept>,
+    pub(super) source_root: Option<dwcp_wire::Root>,
+    pub(super) own_root: Option<Root>,
+    pub(super) slices: Option<Sender<Inbound>>,
+    pub(super) skeleton: Option<Sender<Inbound>>,
+    pub(super) root_after: Sender<u64>,
+    pub(super) counters: Arc<ApplyCounters>,
+    pub(super) control_seq: u64,
+    pub(super) stream_started: bool,
+    pub(super) rails: usize,
+    pub(super) link_lost_at: Option<Instant>,
+    pub(super) tail_passed_at: Option<Instant>,
+    pub(super) loaded_at: Option<Instant>,
+    pub(super) timings: Resumed,
+    pub(super) told_final: Option<Instant>,
+    pub(super) reason: Option<String>,
+    pub(super) retried_at: Instant,
+    pub(super) cpu_us_before: u64,
+    pub(super) over: bool,
 }
 
 /// Sends a message outside of any job's numbering: the first and only one.
-fn send_control(endpoint: &Endpoint, seq: u64, message: &ControlMessage) {
+pub(super) fn send_control(endpoint: &Endpoint, seq: u64, message: &ControlMessage) {
     let Ok(body) = crate::ask::encoded(message) else { return };
     let _ = endpoint.submit(Outbound {
         channel: Channel::Control,
@@ -483,17 +101,9 @@ fn send_control(endpoint: &Endpoint, seq: u64, message: &ControlMessage) {
     });
 }
 
-fn await_goodbye(net: &Receiver<NetEvent>, limit: Duration) {
-    let deadline = Instant::now() + limit;
-    while let Ok(event) = net.recv_deadline(deadline) {
-        if matches!(event, NetEvent::AllRailsDown | NetEvent::PeerGoodbye { .. }) {
-            return;
-        }
-    }
-}
-
 impl Job {
-    fn run(
+    /// Runs the job to its end.
+    pub(super) fn run(
         mut self,
         net: Receiver<NetEvent>,
         commands: Receiver<JobCommand>,
@@ -621,7 +231,11 @@ impl Job {
         };
         let (digest, pages) = own.map_or(([0; 32], 0), |root| (root.digest, root.pages));
         self.own_root = own;
-        self.control(&ControlMessage::RootResult(RootResult { matches: matched, root: digest, pages }));
+        self.control(&ControlMessage::RootResult(RootResult {
+            matches: matched,
+            root: digest,
+            pages,
+        }));
         self.events.push_back(TargetEvent::RootsCompared { matched });
     }
 
@@ -636,7 +250,8 @@ impl Job {
             }
             JobEvent::Shut(0) => self.loaded(),
             JobEvent::Shut(value) => {
-                self.reason.get_or_insert(format!("the target QEMU could not load the guest ({value})"));
+                self.reason
+                    .get_or_insert(format!("the target QEMU could not load the guest ({value})"));
                 self.events.push_back(TargetEvent::LoadFailed);
             }
             JobEvent::ReturnPath(bytes) => self.control(&ControlMessage::ReturnPath(bytes)),
@@ -709,117 +324,6 @@ impl Job {
         self.over = self.role.phase().is_over()
             && self.told_final.is_some_and(|at| gone || at.elapsed() >= FAREWELL);
     }
-
-    fn execute(&mut self, command: TargetCommand) {
-        match command {
-            TargetCommand::PersistArrival(record) => {
-                if let Err(e) = self.host.ledger.save_arrival(&record) {
-                    eprintln!("{e}: ending; start receive again");
-                    std::process::exit(i32::from(Class::Resource as u8));
-                }
-                self.events.push_back(TargetEvent::ArrivalPersisted);
-            }
-            TargetCommand::AcceptSource => {
-                if let Some(accept) = self.accept.clone() {
-                    self.control(&ControlMessage::Accept(accept));
-                }
-            }
-            TargetCommand::Propose(decision) => {
-                let began = Instant::now();
-                let job = self.role.ticket().job;
-                match self.host.ledger.propose(job, decision) {
-                    Ok(record) => self.events.push_back(TargetEvent::Decided(record)),
-                    Err(e) => eprintln!("job {job}: {e}"),
-                }
-                self.timings.decide_us = began.elapsed().as_micros() as u64;
-            }
-            TargetCommand::HandBack => match self.host.ledger.hand_back(self.role.ticket().job) {
-                Ok(record) => self.events.push_back(TargetEvent::Decided(record)),
-                Err(e) => eprintln!("job {}: {e}", self.job),
-            },
-            TargetCommand::Cont => self.cont(),
-            TargetCommand::AnnounceSelf => self.qemu.announce(),
-            TargetCommand::RestoreCapabilities => {
-                if let Err(e) = self.qemu.restore() {
-                    eprintln!("job {}: migration settings were not put back: {e}", self.job);
-                }
-                self.qemu.release();
-            }
-            TargetCommand::TellSource(outcome) => self.tell(outcome),
-            TargetCommand::InspectQemu => {
-                let state = self.qemu.inspect();
-                self.events.push_back(TargetEvent::QemuInspected(state));
-            }
-            TargetCommand::DestroyQemu => self.destroy(),
-            TargetCommand::Report(status) => self.report(&status),
-        }
-    }
-
-    fn cont(&mut self) {
-        let began = Instant::now();
-        let started = self.qemu.cont();
-        self.timings.cont_us = began.elapsed().as_micros() as u64;
-        self.events.push_back(match started {
-            Started::Running => TargetEvent::Resumed,
-            Started::Refused { never_left_paused } => TargetEvent::ContFailed { never_left_paused },
-            Started::Gone => TargetEvent::QemuLost,
-        });
-    }
-
-    fn destroy(&mut self) {
-        // Their ends first: the writer may be blocked on a QEMU that does not read.
-        self.slices = None;
-        self.skeleton = None;
-        if self.qemu.destroy() {
-            self.host.ledger.forget_arrival(self.role.ticket().job);
-            self.events.push_back(TargetEvent::QemuDestroyed);
-        }
-    }
-
-    fn tell(&mut self, outcome: Outcome) {
-        let is_final = match outcome {
-            Outcome::Aborted { .. } => true,
-            Outcome::Committed { arrival, .. } => {
-                matches!(arrival, Arrival::Running | Arrival::LeftPaused | Arrival::Lost)
-            }
-            _ => false,
-        };
-        if is_final {
-            let stats = Stats {
-                engine_cpu_us: cpu::process_us().saturating_sub(self.cpu_us_before),
-                rx_bytes: self.endpoint.stats().rx_bytes,
-                pages_written: self.counters.pages.load(Relaxed),
-                huge_bytes: self.counters.huge_bytes.load(Relaxed),
-            };
-            self.control(&ControlMessage::Stats(stats));
-            self.control(&ControlMessage::Resumed(self.timings));
-            self.told_final.get_or_insert_with(Instant::now);
-        }
-        let message = outcome::to_wire(self.role.ticket().job, outcome);
-        self.control(&ControlMessage::Outcome(message));
-    }
-
-    fn report(&mut self, status: &TargetStatus) {
-        match status {
-            TargetStatus::Arrived(arrival) => {
-                self.told_final.get_or_insert_with(Instant::now);
-                eprintln!("job {}: the guest has arrived ({arrival})", self.job);
-            }
-            TargetStatus::Aborted { reason, .. } => {
-                self.told_final.get_or_insert_with(Instant::now);
-                let text = self.reason.as_deref().unwrap_or("");
-                eprintln!("job {}: aborted ({reason}) {text}", self.job);
-            }
-            TargetStatus::ContFailed => {
-                eprintln!("job {}: the guest does not resume; looking again", self.job);
-            }
-        }
-    }
-
-    fn control(&mut self, message: &ControlMessage) {
-        send_control(&self.endpoint, self.control_seq, message);
-        self.control_seq += 1;
-    }
 }
 
 fn forward(to: &Option<Sender<Inbound>>, inbound: Inbound) {
@@ -828,4 +332,3 @@ fn forward(to: &Option<Sender<Inbound>>, inbound: Inbound) {
         let _ = to.send(inbound);
     }
 }
-

@@ -97,7 +97,8 @@ impl Launched {
     /// The program cannot be started, or ends before its monitor opens; then its last words are in
     /// the error.
     pub fn start(file: &LaunchFile, plan: &LaunchPlan<'_>) -> Result<(Self, Qmp)> {
-        fs::create_dir_all(plan.run_dir).doing(|| format!("creating {}", plan.run_dir.display()))?;
+        fs::create_dir_all(plan.run_dir)
+            .doing(|| format!("creating {}", plan.run_dir.display()))?;
         let user = user_ids(plan.user)?;
         let qmp_path = plan.run_dir.join("qmp.sock");
         let ram_file = match plan.ram {
@@ -176,7 +177,8 @@ impl Launched {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
-                let text = format!("the target QEMU ended at once ({status}): {}", last_words(log_path));
+                let text =
+                    format!("the target QEMU ended at once ({status}): {}", last_words(log_path));
                 return Err(EngineError::new(Class::Resource, text));
             }
             match Qmp::connect(&self.qmp_path) {
@@ -206,7 +208,8 @@ fn make_ram_file(plan: &LaunchPlan<'_>, bytes: u64, user: Option<(u32, u32)>) ->
         .doing(|| format!("creating the guest's RAM file {}", path.display()))?;
     file.set_len(bytes).doing(|| format!("sizing {} to {bytes} bytes", path.display()))?;
     if let Some((uid, gid)) = user {
-        chown(&path, Some(uid), Some(gid)).doing(|| format!("giving {} to QEMU", path.display()))?;
+        chown(&path, Some(uid), Some(gid))
+            .doing(|| format!("giving {} to QEMU", path.display()))?;
         // The folder itself stays closed to listing; its owner alone may walk through by name.
         let _ = fs::set_permissions(plan.ram_dir, fs::Permissions::from_mode(0o711));
     }
@@ -268,16 +271,22 @@ mod tests {
     #[test]
     fn what_we_set_is_refused() {
         for wrong in ["", "# nothing\n", "qemu\n-incoming\ndefer\n", "qemu\n--daemonize\n"] {
-            assert_eq!(LaunchFile::read(&write(wrong)).unwrap_err().class(), Class::Usage, "{wrong}");
+            assert_eq!(
+                LaunchFile::read(&write(wrong)).unwrap_err().class(),
+                Class::Usage,
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn last_words_are_reported() {
         let dir = std::env::temp_dir().join(format!("dwcp-run-{}", uuid::Uuid::new_v4()));
-        let file = LaunchFile { program: "sh".into(), arguments: vec!["-c".into(), "echo no disk >&2; exit 1".into()] };
-        let plan =
-            LaunchPlan { job: "j", run_dir: &dir, ram_dir: &dir, ram: None, user: None };
+        let file = LaunchFile {
+            program: "sh".into(),
+            arguments: vec!["-c".into(), "echo no disk >&2; exit 1".into()],
+        };
+        let plan = LaunchPlan { job: "j", run_dir: &dir, ram_dir: &dir, ram: None, user: None };
         let error = Launched::start(&file, &plan).unwrap_err().to_string();
         assert!(error.contains("no disk"), "{error}");
     }

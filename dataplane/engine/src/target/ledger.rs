@@ -120,7 +120,9 @@ impl DurableLedger {
         if let Some(record) = staged.to_persist() {
             let name = format!("{}{DECISION_SUFFIX}", record.ticket.job);
             if let Err(e) = self.store.save(&name, &record.encode()) {
-                eprintln!("{e}: ending, since what the disk holds is not known; start receive again");
+                eprintln!(
+                    "{e}: ending, since what the disk holds is not known; start receive again"
+                );
                 std::process::exit(i32::from(Class::Resource as u8));
             }
         }

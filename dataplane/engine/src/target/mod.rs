@@ -3,6 +3,8 @@
 //! are bounded in number and time.
 
 mod apply;
+mod execute;
+mod incoming;
 mod job;
 mod launch;
 mod ledger;
@@ -10,6 +12,7 @@ mod memory;
 mod prepared;
 mod qemu;
 mod recover;
+mod return_path;
 mod skeleton;
 
 use std::collections::HashMap;
@@ -36,7 +39,8 @@ use crate::outcome;
 use crate::signals::Interrupts;
 use crate::store::Store;
 
-use job::{Incoming, JobCommand};
+use incoming::Incoming;
+use job::JobCommand;
 pub use launch::LaunchFile;
 pub use ledger::{DurableLedger, load, read_all};
 pub use memory::ram_dir;
@@ -283,7 +287,12 @@ impl Host {
         }
     }
 
-    fn open(self: &Arc<Self>, mut stream: TcpStream, hello: &Hello, features: Features) -> Result<()> {
+    fn open(
+        self: &Arc<Self>,
+        mut stream: TcpStream,
+        hello: &Hello,
+        features: Features,
+    ) -> Result<()> {
         let (commands_in, commands) = bounded(64);
         let token = uuid::Uuid::new_v4().into_bytes();
         let known = self.ledger.get(dwcp_handover::JobId(hello.job.0)).is_some();
@@ -292,7 +301,11 @@ impl Host {
             let single = self.targets.is_single() && !jobs.is_empty();
             if single || jobs.len() >= JOBS_MAX {
                 drop(jobs);
-                refuse(&mut stream, ReasonCode::Busy, "this receive has as many jobs as it can take");
+                refuse(
+                    &mut stream,
+                    ReasonCode::Busy,
+                    "this receive has as many jobs as it can take",
+                );
                 return Ok(());
             }
             if known || jobs.contains_key(&hello.job) {

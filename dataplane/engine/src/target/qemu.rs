@@ -43,6 +43,16 @@ pub struct TargetQemu {
     process: Option<ProcessId>,
     tuning: Tuning,
     run_dir: Option<PathBuf>,
+    /// Started for a job that has not come about: it ends with this value.
+    provisional: bool,
+}
+
+impl Drop for TargetQemu {
+    fn drop(&mut self) {
+        if self.provisional {
+            self.destroy();
+        }
+    }
 }
 
 /// A process, told apart from a later one with the same number by its start time.
@@ -84,6 +94,7 @@ impl TargetQemu {
             launched: Some(launched),
             tuning,
             run_dir: Some(run_dir),
+            provisional: true,
         }
     }
 
@@ -91,7 +102,15 @@ impl TargetQemu {
     #[must_use]
     pub fn given(qmp: Qmp, tuning: Tuning) -> Self {
         let qmp_path = qmp.path().to_owned();
-        Self { qmp: Some(qmp), qmp_path, launched: None, process: None, tuning, run_dir: None }
+        Self {
+            qmp: Some(qmp),
+            qmp_path,
+            launched: None,
+            process: None,
+            tuning,
+            run_dir: None,
+            provisional: false,
+        }
     }
 
     /// A QEMU as a record names it.
@@ -110,6 +129,7 @@ impl TargetQemu {
             process,
             tuning: Tuning::from_text(notes.get("tuning").unwrap_or_default()),
             run_dir: notes.get("run").map(PathBuf::from),
+            provisional: false,
         }
     }
 
@@ -249,11 +269,9 @@ impl TargetQemu {
         gone && Qmp::connect(&self.qmp_path).is_err()
     }
 
-    /// Ends a QEMU that we started for a job that did not come about; a given one is left alone.
-    pub fn destroy_if_launched(&mut self) {
-        if self.launched.is_some() {
-            self.destroy();
-        }
+    /// From here on the job's commit role says what becomes of it.
+    pub fn adopt(&mut self) {
+        self.provisional = false;
     }
 
     /// The arrived guest lives on by itself: its RAM file needs no name any more.
