@@ -257,6 +257,8 @@ async fn hanging_up_cancels_nothing_cancel_does_and_a_rate_changes_in_flight() {
     let (report, _) = tokio::time::timeout(FAST_LIMIT, last_report(&mut events)).await.unwrap();
     assert_eq!(report.status(), pb::JobOutcome::Completed, "{report:?}");
     assert!(source.ticks().count() > before);
+    // At the slow rate these bytes would not have left in time.
+    assert!(report.wire_tx_bytes * 8 > SLOW_BIT_PER_S * FAST_LIMIT.as_secs(), "{report:?}");
     target.ticks().wait_for(20, LIMIT).unwrap();
     let life = Life::of(&[source.ticks().trace(), target.ticks().trace()]);
     assert!(life.unbroken(), "{:?}", life.problems);
