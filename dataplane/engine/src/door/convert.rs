@@ -59,7 +59,10 @@ pub fn ended_source(ended: Ended) -> pb::Job {
     match ended.result {
         Ok(receipt) => {
             job.vm.clone_from(&receipt.vm);
-            job.state = receipt.status.to_string();
+            job.state = match (receipt.status, receipt.class) {
+                (Status::Refused, None) => "checked".to_owned(),
+                (status, _) => status.to_string(),
+            };
             job.reason.clone_from(&receipt.reason);
             job.report = Some(report(&receipt));
         }
@@ -162,5 +165,40 @@ fn report(report: &Report) -> pb::Report {
         tls: report.tls.clone(),
         resent_bytes: report.resent_bytes,
         exit_code: exit_code(report),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(status: Status, class: Option<Class>) -> pb::Job {
+        let job = uuid::Uuid::nil();
+        let mut receipt = Report::new(&job.to_string());
+        (receipt.status, receipt.class) = (status, class);
+        ended_source(Ended { job, seen: Seen::default(), result: Ok(receipt) })
+    }
+
+    #[test]
+    fn how_a_job_ended_is_its_state_and_its_exit_code() {
+        for (status, class, state, exit_code) in [
+            (Status::Completed, None, "completed", 0),
+            (Status::Refused, None, "checked", 0),
+            (Status::Aborted, Some(Class::Interrupted), "aborted", 130),
+            (Status::Aborted, None, "aborted", 1),
+            (Status::InDoubt, Some(Class::InDoubt), "in_doubt", 9),
+        ] {
+            let job = ended(status, class);
+            assert_eq!(job.state, state);
+            assert_eq!(job.report.unwrap().exit_code, exit_code, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_did_not_start_tells_why() {
+        let result = Err("no such guest".to_owned());
+        let job = ended_source(Ended { job: uuid::Uuid::nil(), seen: Seen::default(), result });
+        assert_eq!((job.state.as_str(), job.reason.as_str()), ("refused", "no such guest"));
+        assert!(job.report.is_none() && !job.running);
     }
 }
