@@ -15,7 +15,7 @@ const TINY: [(&str, &str); 3] = [
          qemu,qemu-multifd,qemu-multifd-zstd,qemu-xbzrle,dwcp,limit,limit-multifd",
     ),
     ("raw", "raw --tiny"),
-    ("demo", "demo --memory 80M --json"),
+    ("demo", "demo --memory 80M"),
 ];
 /// The real ones, recorded.
 const ALL: [(&str, &str); 3] = [
