@@ -52,6 +52,7 @@ impl Incoming {
     pub(super) fn run(self) -> JobSummary {
         let mut summary = JobSummary::new(self.job);
         let (endpoint, net) = (self.endpoint.clone(), self.net.clone());
+        let (host, job) = (Arc::clone(&self.host), self.job);
         match self.begin(&mut summary) {
             Ok(Some((job, net, commands, events))) => job.run(net, commands, events, &mut summary),
             Ok(None) => "checked".clone_into(&mut summary.status),
@@ -59,6 +60,7 @@ impl Incoming {
                 let text = error.to_string().chars().take(1000).collect();
                 let refuse = ControlMessage::Refuse { code: error.reason(), text };
                 send_control(&endpoint, 0, &refuse);
+                leave(&host, job);
                 await_goodbye(&net, FAREWELL);
                 summary.reason = error.to_string();
             }
@@ -86,6 +88,7 @@ impl Incoming {
         if fact(CHECK_FACT).is_some() {
             drop(qemu);
             send_control(&self.endpoint, 0, &ControlMessage::Accept(accept));
+            leave(&self.host, self.job);
             await_goodbye(&self.net, FAREWELL);
             return Ok(None);
         }
@@ -342,6 +345,11 @@ struct Threads {
     skeleton: Sender<Inbound>,
     root_after: Sender<u64>,
     counters: Arc<ApplyCounters>,
+}
+
+/// The job is over for others: its place is free before its source has gone.
+fn leave(host: &Host, job: JobId) {
+    host.jobs().remove(&job);
 }
 
 fn await_goodbye(net: &Receiver<NetEvent>, limit: Duration) {
