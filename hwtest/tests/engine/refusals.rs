@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dwcp_hwtest::engine::Ended;
 use dwcp_hwtest::qemu::{Machine as MachineType, QemuConfig};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::lab::{self, Machine, Receiver, Send, code};
 
@@ -106,9 +106,7 @@ fn peers_that_are_not_ours_are_refused() {
         let _ = stream.read(&mut [0u8; 512]);
     });
     source.refuses(garbage, &[], 7, "is no receive of ours");
-    let mute = server(|mut stream| {
-        while let Ok(1..) = stream.read(&mut [0u8; 512]) {}
-    });
+    let mute = server(|mut stream| while let Ok(1..) = stream.read(&mut [0u8; 512]) {});
     source.refuses(mute, &[], 4, "did not finish its hello");
     source.refuses(server(drop), &[], 4, "connecting to");
     let old = server(|mut stream| {
@@ -132,8 +130,10 @@ fn plaintext_must_be_asked_for() {
 fn a_guest_that_cannot_migrate_is_refused() {
     let Some(guest) = lab::guest() else { return };
     let mut config = QemuConfig::for_guest(&guest);
-    // QEMU itself blocks the migration of a guest with this CPU flag.
-    config.extra = vec!["-cpu".into(), "qemu64,migratable=no,+invtsc".into()];
+    // Memory shared with other guests: QEMU itself blocks the migration.
+    let memory = "memory-backend-ram,id=shm,size=1M,share=on";
+    let shared = ["-object", memory, "-device", "ivshmem-plain,memdev=shm"];
+    config.extra = shared.map(str::to_owned).to_vec();
     let mut source = Bystander::boot(&config);
     let receiver = Receiver::launch(&config, &[]);
     source.refuses(receiver.address, &[], 7, "cannot migrate");
@@ -144,14 +144,18 @@ fn a_check_moves_nothing() {
     let Some(guest) = lab::guest() else { return };
     let config = QemuConfig::for_guest(&guest);
     let mut source = Bystander::boot(&config);
-    let receiver = Receiver::launch(&config, &[]);
-    for _ in 0..2 {
+    let mut target = Machine::start(&config.as_target());
+    let settings = target.settings();
+    let beside = Receiver::beside(&target.qemu.engine_qmp(), &[]);
+    let launch = Receiver::launch(&config, &[]);
+    for to in [launch.address, launch.address, beside.address, beside.address] {
         let state = lab::disk_dir();
-        let ended =
-            Send::start(&source.machine.qemu, receiver.address, state.path(), CHECK).wait();
+        let ended = Send::start(&source.machine.qemu, to, state.path(), CHECK).wait();
         assert_eq!(code(&ended), Some(0), "{}", ended.errors);
         source.unharmed();
     }
+    assert_eq!(target.qemu.status().unwrap(), "inmigrate");
+    assert_eq!(target.settings(), settings);
 }
 
 #[test]
@@ -227,14 +231,9 @@ fn wrong_flags_are_usage() {
         assert_eq!(code(&ended), Some(2), "{words:?}: {}", ended.errors);
         assert_ne!(ended.errors, "", "{words:?}");
     }
-    let unknown = uuid_like();
+    let unknown = "01a1fe92-6a8c-7010-9ca3-e884b39e12e6";
     let state = lab::disk_dir();
     let ended = lab::run(&["resolve", "--job", unknown, "--state", &text(state.path())]);
     refused(&ended, 3, unknown);
     assert_eq!(lab::jobs(state.path()), []);
-    let _ = json!({});
-}
-
-fn uuid_like() -> &'static str {
-    "01a1fe92-6a8c-7010-9ca3-e884b39e12e6"
 }
