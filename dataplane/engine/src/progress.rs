@@ -44,7 +44,7 @@ pub enum Event {
         /// Milliseconds since `migrate` was given to QEMU.
         at_ms: f64,
     },
-    /// Counters, every [`OBSERVED_INTERVAL`] at most.
+    /// Counters, every 200 ms at most.
     Counters(Snapshot),
     /// Something the user should know.
     Note(String),
