@@ -17,8 +17,9 @@ use pb::engine_client::EngineClient;
 use pb::prepare_target_request::Qemu as Target;
 use pb::run_source_event::Event;
 use rustix::process::Signal;
+use tokio::sync::Mutex;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 
 const LIMIT: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(20);
@@ -26,10 +27,15 @@ const POLL: Duration = Duration::from_millis(20);
 const END_LIMIT: Duration = Duration::from_secs(10);
 /// The socket of a harness QEMU that is left to engines.
 const QMP: &str = "qmp1.sock";
+/// These tests are about the door, not about downtime: a busy machine may take its time.
+const PAUSE_TIMEOUT_MS: u32 = 30_000;
 /// So slow that a job takes minutes.
 const SLOW_BIT_PER_S: u64 = 500_000;
 /// Far less than a slow job takes, far more than a fast one.
 const FAST_LIMIT: Duration = Duration::from_secs(30);
+
+/// One test at a time: each has a handful of busy processes.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 fn lab() -> Option<Guest> {
     probe::guest_lab().map_err(|e| probe::skip(&format!("{e:#}"))).ok()
@@ -104,6 +110,7 @@ fn request(prepared: &pb::PrepareTargetResponse) -> pb::RunSourceRequest {
         qmp_socket: QMP.into(),
         target_address: prepared.address.clone(),
         ticket: prepared.ticket.clone(),
+        pause_timeout_ms: Some(PAUSE_TIMEOUT_MS),
         ..Default::default()
     }
 }
@@ -134,6 +141,7 @@ fn profile(config: &QemuConfig<'_>) -> (WorkDir, WorkDir) {
 #[tokio::test]
 async fn a_guest_moves_from_door_to_door_and_its_ticket_is_used_up() {
     let Some(guest) = lab() else { return };
+    let _alone = ALONE.lock().await;
     let config = QemuConfig::for_guest(&guest);
     let files = WorkDir::under(Path::new("/dev/shm")).unwrap();
     let in_file = QemuConfig { ram: Ram::File(files.join("ram")), ..config.as_target() };
@@ -148,7 +156,8 @@ async fn a_guest_moves_from_door_to_door_and_its_ticket_is_used_up() {
     assert_eq!((report.status(), report.exit_code), (pb::JobOutcome::Refused, 0), "{report:?}");
     let mut unticketed =
         from.run(pb::RunSourceRequest { ticket: String::new(), ..request(&prepared) }).await;
-    assert_eq!(last_status(&mut unticketed).await, Code::PermissionDenied);
+    let status = last_status(&mut unticketed).await;
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
     assert_eq!(source.status().unwrap(), "running");
 
     let (report, events) = last_report(&mut from.run(request(&prepared)).await).await;
@@ -177,11 +186,13 @@ async fn a_guest_moves_from_door_to_door_and_its_ticket_is_used_up() {
     assert!(arrived.state.starts_with("committed"), "{arrived:?}");
 
     let mut again = from.run(request(&prepared)).await;
-    assert_eq!(last_status(&mut again).await, Code::FailedPrecondition);
+    let status = last_status(&mut again).await;
+    assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
     let other = Qemu::boot(&config).unwrap();
     let mut other_from = Daemon::start(other.dir(), None).await;
     let mut reused = other_from.run(request(&prepared)).await;
-    assert_eq!(last_status(&mut reused).await, Code::PermissionDenied);
+    let status = last_status(&mut reused).await;
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
 }
 
 fn phase(event: &Event) -> Option<&str> {
@@ -206,7 +217,7 @@ async fn last_report(events: &mut Streaming<pb::RunSourceEvent>) -> (pb::Report,
 }
 
 /// Reads a stream of a job that does not start to its status.
-async fn last_status(events: &mut Streaming<pb::RunSourceEvent>) -> Code {
+async fn last_status(events: &mut Streaming<pb::RunSourceEvent>) -> Status {
     loop {
         match events.message().await {
             Ok(Some(message)) => assert!(
@@ -214,7 +225,7 @@ async fn last_status(events: &mut Streaming<pb::RunSourceEvent>) -> Code {
                 "{message:?}"
             ),
             Ok(None) => panic!("the stream ended without a status"),
-            Err(status) => return status.code(),
+            Err(status) => return status,
         }
     }
 }
@@ -222,6 +233,7 @@ async fn last_status(events: &mut Streaming<pb::RunSourceEvent>) -> Code {
 #[tokio::test]
 async fn hanging_up_cancels_nothing_cancel_does_and_a_rate_changes_in_flight() {
     let Some(guest) = lab() else { return };
+    let _alone = ALONE.lock().await;
     let config = QemuConfig::for_guest(&guest);
     let mut source = Qemu::boot(&config).unwrap();
     let (launch_dir, qemu_dir) = profile(&config);
@@ -267,6 +279,7 @@ async fn hanging_up_cancels_nothing_cancel_does_and_a_rate_changes_in_flight() {
 #[tokio::test]
 async fn a_daemon_that_is_asked_to_end_leaves_the_guest_where_it_runs() {
     let Some(guest) = lab() else { return };
+    let _alone = ALONE.lock().await;
     let config = QemuConfig::for_guest(&guest);
     let mut source = Qemu::boot(&config).unwrap();
     let (launch_dir, qemu_dir) = profile(&config);
