@@ -556,6 +556,10 @@ impl Job {
     }
 
     fn finish(mut self) -> Report {
+        if self.asking && self.ending.is_some() {
+            // The target must hear of the abort, or it keeps its QEMU until --link-timeout.
+            let _ = self.answers.1.recv_timeout(crate::ask::ASK_TIMEOUT);
+        }
         if let Some(child) = &mut self.child {
             child.finish();
             while let Some(message) = child.receive(Duration::from_millis(20)) {
