@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use dwcp_hwtest::interrupt::wait_until;
 use dwcp_hwtest::qemu::QemuConfig;
 use dwcp_hwtest::workdir::WorkDir;
 use rustix::process::Signal;
@@ -83,7 +84,7 @@ impl Scene {
     }
 
     fn await_round(&mut self, round: u64) {
-        dwcp_hwtest::interrupt::wait_until("a later round", LIMIT, || {
+        wait_until("a later round", LIMIT, || {
             let migration = self.here.qemu.execute("query-migrate", json!({}))?;
             let rounds = migration.pointer("/ram/dirty-sync-count").and_then(|r| r.as_u64());
             Ok((rounds >= Some(round)).then_some(()))
@@ -151,6 +152,14 @@ fn killed_before_the_stop(victim: Victim, later_round: bool) {
     while !scene.send.engine.has_ended().unwrap() {
         assert!(ended.elapsed() < LIMIT, "send goes on: {}", scene.send.said());
         std::thread::sleep(Duration::from_millis(10));
+    }
+    if victim == Child {
+        // The target was told, and does not wait for --link-timeout.
+        let there = &mut scene.there.qemu;
+        wait_until("the target QEMU's end", RESUME_LIMIT * 2, || {
+            Ok((!there.is_alive()).then_some(()))
+        })
+        .unwrap();
     }
     assert!(!scene.send.said().lines().any(|l| l == "stop"), "{}", scene.send.said());
     assert_eq!(stops(&scene.here), scene.stops_before, "the guest was stopped");
