@@ -24,6 +24,8 @@ use crate::workdir::WorkDir;
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// A guest boots in 2-4 s under emulation; loaded machines are slower, and never is far off.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
+/// What the guest's tick port writes, in the folder of its QEMU.
+pub const TICK_FILE: &str = "ticks";
 /// In the folder of a QEMU that somebody else starts for us.
 pub(crate) const PID_FILE: &str = "qemu.pid";
 const QUIT_LIMIT: Duration = Duration::from_secs(10);
@@ -169,7 +171,7 @@ impl<'a> QemuConfig<'a> {
         }
         add(&["-serial", &format!("file:{}", path("console.log"))]);
         let socket = |name: &str| format!("unix:{},server=on,wait=off", path(name));
-        add(&["-serial", &socket("tick.sock")]);
+        add(&["-serial", &format!("file:{}", path(TICK_FILE))]);
         add(&["-qmp", &socket("qmp0.sock"), "-qmp", &socket("qmp1.sock")]);
         add(match self.start {
             Start::Boot => &[],
@@ -251,8 +253,8 @@ enum Process {
     Child(Child),
     Adopted {
         pid: Pid,
-        /// The engine's folder for its monitor and log, left to whoever ends the guest.
-        engine_dir: Option<PathBuf>,
+        /// The engine's folder for monitor and log, and its RAM file: left to whoever ends the guest.
+        left: Vec<PathBuf>,
     },
 }
 
@@ -314,9 +316,9 @@ impl Qemu {
             let Some(pid) = read_pid(&dir.join(PID_FILE)) else { return Ok(None) };
             Ok(Qmp::connect(&dir.join("qmp0.sock")).ok().map(|qmp| (qmp, pid)))
         })?;
-        let ticks = TickReader::connect(&dir.join("tick.sock"))?;
+        let ticks = TickReader::follow(&dir.join(TICK_FILE))?;
         Ok(Self {
-            process: Process::Adopted { pid, engine_dir: engine_dir(pid, dir.path()) },
+            process: Process::Adopted { pid, left: left_by_engine(pid, dir.path()) },
             qmp,
             ticks,
             machine: config.machine,
@@ -421,10 +423,10 @@ impl Qemu {
                 let _ = child.kill();
                 let _ = child.wait();
             }
-            Process::Adopted { pid, engine_dir } => {
+            Process::Adopted { pid, left } => {
                 let _ = rustix::process::kill_process(*pid, Signal::KILL);
-                if let Some(dir) = engine_dir.take() {
-                    let _ = fs::remove_dir_all(dir);
+                for path in left.drain(..) {
+                    let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
                 }
             }
         }
@@ -452,16 +454,19 @@ pub(crate) fn read_pid(path: &Path) -> Option<Pid> {
     Pid::from_raw(text.trim().parse().ok()?)
 }
 
-/// The folder of the monitor socket that is not in `ours`.
-fn engine_dir(pid: Pid, ours: &Path) -> Option<PathBuf> {
-    let words = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).ok()?;
-    words
+/// What a launched QEMU's command line names that the engine made: the folder of the monitor socket `qmp.sock`
+/// and the RAM file.
+fn left_by_engine(pid: Pid, ours: &Path) -> Vec<PathBuf> {
+    let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
+    let words = fs::read_to_string(path).unwrap_or_default();
+    let monitor = words
         .split('\0')
         .filter_map(|word| word.strip_prefix("unix:")?.split(',').next())
         .map(Path::new)
-        .find(|path| path.file_name().is_some_and(|n| n == "qmp.sock") && !path.starts_with(ours))?
-        .parent()
-        .map(Path::to_owned)
+        .filter(|path| path.file_name().is_some_and(|name| name == "qmp.sock"))
+        .filter_map(Path::parent);
+    let ram = words.split(['\0', ',']).filter_map(|word| word.strip_prefix("mem-path="));
+    monitor.chain(ram.map(Path::new)).filter(|p| !p.starts_with(ours)).map(Path::to_owned).collect()
 }
 
 fn connect(child: &mut Child, dir: &Path, log: &Path) -> Result<(Qmp, TickReader)> {
@@ -473,6 +478,6 @@ fn connect(child: &mut Child, dir: &Path, log: &Path) -> Result<(Qmp, TickReader
         }
         Ok(Qmp::connect(&socket).ok())
     })?;
-    let ticks = TickReader::connect(&dir.join("tick.sock"))?;
+    let ticks = TickReader::follow(&dir.join(TICK_FILE))?;
     Ok((qmp, ticks))
 }

@@ -2,10 +2,10 @@
 //! From them follow the downtime a client sees, the work done, and that exactly one copy ran.
 //! One reading thread per guest; the analysis is pure.
 
+use std::fs::File;
 use std::io::Read;
-use std::net::Shutdown;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ use crate::interrupt;
 
 /// Bytes of one read; a tick line has about 45.
 const READ_BYTES: usize = 4096;
+/// How often the file is looked at: the error of arrival times, well below a tick's interval.
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(1);
 /// Problems listed by text; all are counted.
 const PROBLEMS_LISTED_MAX: usize = 8;
 
@@ -103,35 +105,40 @@ impl Shared {
     }
 }
 
-/// Reads a tick port until it is dropped or QEMU ends.
+/// Follows the file a tick port writes, until it is dropped.
+///
+/// A file and not a socket: a port whose reader lags behind (a socket holds only a few hundred one-byte writes)
+/// keeps bytes back, and QEMU then sends them after the stop as well as with the device's state: twice.
 #[derive(Debug)]
 pub struct TickReader {
     shared: Arc<Mutex<Shared>>,
-    stream: UnixStream,
+    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl TickReader {
-    /// Connects to the socket of the serial port; must happen before the guest runs.
+    /// Opens the file of a serial port; all that was written before is read too.
     ///
     /// # Errors
-    /// There is no such socket.
-    pub fn connect(path: &Path) -> Result<Self> {
-        let stream =
-            UnixStream::connect(path).with_context(|| format!("tick port {}", path.display()))?;
-        let shared = Arc::new(Mutex::new(Shared::default()));
-        let (mut reader, sink) = (stream.try_clone()?, Arc::clone(&shared));
+    /// There is no such file.
+    pub fn follow(path: &Path) -> Result<Self> {
+        let mut file = File::open(path).with_context(|| format!("tick port {}", path.display()))?;
+        let (shared, stop) = (Arc::<Mutex<Shared>>::default(), Arc::<AtomicBool>::default());
+        let (sink, halt) = (Arc::clone(&shared), Arc::clone(&stop));
         let thread = std::thread::Builder::new().name("ticks".into()).spawn(move || {
             let mut buffer = [0u8; READ_BYTES];
-            while let Ok(n) = reader.read(&mut buffer) {
+            while let Ok(n) = file.read(&mut buffer) {
                 let at = Instant::now();
-                if n == 0 {
+                if n > 0 {
+                    sink.lock().unwrap_or_else(PoisonError::into_inner).push(at, &buffer[..n]);
+                } else if halt.load(Ordering::Relaxed) {
                     break;
+                } else {
+                    std::thread::sleep(FOLLOW_INTERVAL);
                 }
-                sink.lock().unwrap_or_else(PoisonError::into_inner).push(at, &buffer[..n]);
             }
         })?;
-        Ok(Self { shared, stream, thread: Some(thread) })
+        Ok(Self { shared, stop, thread: Some(thread) })
     }
 
     fn with<T>(&self, look: impl FnOnce(&Shared) -> T) -> T {
@@ -184,7 +191,7 @@ impl TickReader {
 
 impl Drop for TickReader {
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(Shutdown::Both);
+        self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

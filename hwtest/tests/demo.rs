@@ -1,11 +1,9 @@
 //! The demo as a user runs it: it works twice, and Ctrl-C at any moment leaves nothing behind.
 
-use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
 
 use dwcp_hwtest::{engine, interrupt, probe};
@@ -24,14 +22,64 @@ fn lab() -> Option<PathBuf> {
     found.map_err(|e| probe::skip(&format!("{e:#}"))).ok()
 }
 
-fn start(bench: &Path) -> Child {
-    Command::new(bench)
-        .args(["demo", "--memory", "80M", "--json"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+/// Runs the demo with a /run/dwcp of its own where that is possible, so that what its engines leave there shows;
+/// says the demo's process id first.
+const SCRIPT: &str = r#"
+[ "$(id -u)" = 0 ] && mkdir -p /run/dwcp && mount -t tmpfs none /run/dwcp || private=no
+"$0" demo --memory 80M --json & demo=$!
+echo "pid $demo" >&2
+wait $demo; code=$?
+[ "$private" = no ] || find /run/dwcp -mindepth 2 | sed 's/^/LEFT /' >&2
+exit $code
+"#;
+
+/// A running demo.
+struct Demo {
+    shell: Child,
+    /// The demo's own process.
+    pid: u32,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Demo {
+    fn start(bench: &Path) -> Self {
+        let mut command = if probe::is_root() {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "sh"]);
+            command
+        } else {
+            Command::new("sh")
+        };
+        command.args(["-c", SCRIPT]).arg(bench);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut shell = command.spawn().unwrap();
+        let mut lines = BufReader::new(shell.stderr.take().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        let pid = first.strip_prefix("pid ").unwrap().parse().unwrap();
+        Self { shell, pid, lines }
+    }
+
+    /// Reads on until a line begins with `start`.
+    fn reach(&mut self, start: &str) {
+        let mut seen = Vec::new();
+        for line in self.lines.by_ref().map_while(Result::ok) {
+            if line.starts_with(start) {
+                return;
+            }
+            seen.push(line);
+        }
+        panic!("the demo never came to {start:?}: {seen:#?}");
+    }
+
+    /// Exit code, standard output, and the rest of standard error.
+    fn end(mut self) -> (Option<i32>, Vec<u8>, Vec<String>) {
+        let errors: Vec<String> = self.lines.by_ref().map_while(Result::ok).collect();
+        let mut output = Vec::new();
+        self.shell.stdout.take().unwrap().read_to_end(&mut output).unwrap();
+        let status =
+            interrupt::wait_until("end of the demo", DEMO_LIMIT, || Ok(self.shell.try_wait()?));
+        (status.unwrap().code(), output, errors)
+    }
 }
 
 /// Everything on this machine that carries the demo's name.
@@ -54,65 +102,44 @@ fn leftovers(pid: u32) -> Vec<String> {
     left
 }
 
-/// The engine's own folders, where a guest that ended must not leave one.
-fn engine_folders() -> BTreeSet<PathBuf> {
-    let entries = ["/run/dwcp/receive", "/run/dwcp/send", "/run/dwcp/ram"].into_iter();
-    entries.filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten().map(|e| e.path()).collect()
-}
-
-/// One demo at a time: its leftovers are told by what was there before.
-static TURN: Mutex<()> = Mutex::new(());
-
 #[test]
 fn it_works_twice() {
     let Some(bench) = lab() else { return };
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = engine_folders();
     for round in 0..2 {
-        let child = start(&bench);
-        let pid = child.id();
-        let out = child.wait_with_output().unwrap();
-        let errors = String::from_utf8_lossy(&out.stderr);
-        assert!(out.status.success(), "round {round}: {errors}");
-        let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let demo = Demo::start(&bench);
+        let pid = demo.pid;
+        let (code, output, errors) = demo.end();
+        assert_eq!(code, Some(0), "round {round}: {errors:#?}");
+        let report: Value = serde_json::from_slice(&output).unwrap();
         assert_eq!(report["ticks_unbroken"], true, "{report}");
         assert_eq!(report["dwcp"]["report"]["hash_root_match"], true, "{report}");
         assert!(report["dwcp"]["wire_bytes"].as_u64().unwrap() > 1_000_000, "{report}");
-        assert!(report["qemu_multifd_zstd"].is_object(), "{errors}");
+        assert!(report["qemu_multifd_zstd"].is_object(), "{errors:#?}");
         assert_eq!(leftovers(pid), Vec::<String>::new());
-        assert_eq!(engine_folders(), before);
+        assert!(!errors.iter().any(|line| line.starts_with("LEFT")), "{errors:#?}");
     }
 }
 
 #[test]
 fn an_interrupt_leaves_nothing() {
     let Some(bench) = lab() else { return };
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = engine_folders();
     for (moment, delay_ms) in [
         ("- booting", 300),
         ("- moving it by DWCP", 60),
         ("- moving it by DWCP", 500),
         ("- moving it back by QEMU", 60),
     ] {
-        let mut child = start(&bench);
-        let pid = child.id();
-        let stderr = child.stderr.take().unwrap();
-        let mut lines = BufReader::new(stderr).lines();
-        let reached = lines.by_ref().map_while(Result::ok).any(|line| line.starts_with(moment));
-        assert!(reached, "the demo never came to {moment:?}");
+        let mut demo = Demo::start(&bench);
+        let pid = demo.pid;
+        demo.reach(moment);
         std::thread::sleep(Duration::from_millis(delay_ms));
         rustix::process::kill_process(Pid::from_raw(pid as i32).unwrap(), Signal::INT).unwrap();
-        // Whoever still writes must not be stopped by a full pipe.
-        let drain = std::thread::spawn(move || lines.for_each(drop));
-        let status =
-            interrupt::wait_until("end of the demo", DEMO_LIMIT, || Ok(child.try_wait()?)).unwrap();
-        drain.join().unwrap();
-        assert_eq!(status.code(), Some(INTERRUPTED), "{moment}");
+        let (code, _, errors) = demo.end();
+        assert_eq!(code, Some(INTERRUPTED), "{moment} {delay_ms}: {errors:#?}");
         let gone = interrupt::wait_until("leftovers to go", END_LIMIT, || {
             Ok(leftovers(pid).is_empty().then_some(()))
         });
         assert!(gone.is_ok(), "{moment} {delay_ms}: {:?}", leftovers(pid));
-        assert_eq!(engine_folders(), before, "{moment} {delay_ms}");
+        assert!(!errors.iter().any(|line| line.starts_with("LEFT")), "{moment}: {errors:#?}");
     }
 }

@@ -13,7 +13,7 @@ use dwcp_hwtest::guest::Guest;
 use dwcp_hwtest::interrupt::wait_until;
 use dwcp_hwtest::net::Host;
 use dwcp_hwtest::probe::{self, QEMU_PROGRAM};
-use dwcp_hwtest::qemu::{Qemu, QemuConfig};
+use dwcp_hwtest::qemu::{Qemu, QemuConfig, TICK_FILE};
 use dwcp_hwtest::tick::TickReader;
 use dwcp_hwtest::workdir::WorkDir;
 use rustix::process::{Pid, Signal, kill_process};
@@ -231,7 +231,7 @@ impl Arrived {
     /// The guest of this job.
     pub fn of(job: &str) -> Self {
         let dir = default_run_dir().join("receive").join(job);
-        Self { ticks: TickReader::connect(&dir.join("tick.sock")).unwrap(), dir }
+        Self { ticks: TickReader::follow(&dir.join(TICK_FILE)).unwrap(), dir }
     }
 }
 
