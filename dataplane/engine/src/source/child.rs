@@ -117,6 +117,7 @@ impl Child {
         config.session.window_out_slices = window;
         config.session.window_in_slices = crate::target::SOURCE_WINDOW;
         config.session.rate_bytes_per_s = plan.rate_bytes_per_s;
+        config.session.stall_ns = crate::target::STALL_NS;
         config.payload_max_out = reply.payload_max;
         config.poll = plan.poll.to_tcp();
         "dwcp-source".clone_into(&mut config.label);
@@ -177,8 +178,8 @@ impl Child {
                     ) => return Err(EngineError::new(class_of(code), text)),
                     _ => {}
                 },
-                NetEvent::AllRailsDown => {
-                    let text = format!("{} closed the connection before it accepted", self.to);
+                NetEvent::RailDown { reason, .. } => {
+                    let text = format!("{} was lost before it accepted: {reason}", self.to);
                     return Err(EngineError::new(Class::Unreachable, text));
                 }
                 _ => {}

@@ -52,6 +52,9 @@ pub use recover::{recover, settle};
 pub const WINDOW: u32 = 48;
 /// Slices a target may have in flight towards the source: it sends control messages only.
 pub const SOURCE_WINDOW: u32 = 2;
+/// Silence after which a stream counts as dead. Long: on a host whose cores are all taken a poll loop
+/// may not run for seconds, and the kernel's own time-out finds a broken path as well.
+pub const STALL_NS: u64 = 8_000_000_000;
 /// Jobs at a time.
 const JOBS_MAX: usize = 16;
 /// Handshakes at a time.
@@ -342,6 +345,7 @@ impl Host {
         let mut config = EndpointConfig::new(hello.job.tag(), Epoch(0), arena);
         config.session.window_in_slices = WINDOW;
         config.session.window_out_slices = SOURCE_WINDOW;
+        config.session.stall_ns = STALL_NS;
         config.poll = self.poll.to_tcp();
         "dwcp-target".clone_into(&mut config.label);
         let (endpoint, net) = Endpoint::start(config)
