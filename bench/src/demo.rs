@@ -121,11 +121,17 @@ fn tell(
 fn describe(pair: &HostPair) -> String {
     match (&pair.source, pair.link) {
         (dwcp_hwtest::net::Host::Loopback, _) => {
-            "this one, over loopback (no root: no namespaces, no shaping)".into()
+            "this one, over loopback (no namespaces, no shaping; wire bytes by each mover's own count)".into()
         }
         (_, Link::Unshaped) => "two network namespaces, unshaped veth".into(),
         (_, link) => format!("two network namespaces, veth shaped to {link} each way"),
     }
+}
+
+/// Bytes both ways since `before`, where the link is ours alone.
+fn counted(pair: &HostPair, before: Traffic) -> Result<Option<u64>> {
+    let since = pair.traffic()?.since(before);
+    Ok(pair.is_private().then(|| since.total_bytes()))
 }
 
 /// Namespaces where they can be made, else loopback; a rate that was asked for is not dropped silently.
@@ -184,7 +190,7 @@ fn by_engine(
         if send.has_ended()? { send.check_alive() } else { receive.check_alive() }
     });
     let sent = send.wait(MOVE_LIMIT)?;
-    let wire = pair.traffic()?.since(before);
+    let wire = counted(pair, before)?;
     if !sent.status.success() {
         bail!("dwcp-engine send: {}; the guest runs on where it was", sent.status);
     }
@@ -214,7 +220,7 @@ fn back_by_qemu(
     let since = Instant::now();
     migrate::start(arrived, &uri)?;
     let result: QemuResult = migrate::finish(arrived, MOVE_LIMIT)?;
-    let wire: Traffic = pair.traffic()?.since(before);
+    let wire = counted(pair, before)?;
     home.ticks()
         .wait_for(TICKS_BETWEEN / 2, TICKS_LIMIT)
         .with_context(|| format!("{} s after QEMU began", since.elapsed().as_secs()))?;
@@ -223,7 +229,7 @@ fn back_by_qemu(
     Ok(Moved {
         total_ms: result.total_ms as f64,
         downtime_ms: result.downtime_ms as f64,
-        wire_bytes: wire.total_bytes(),
+        wire_bytes: wire.unwrap_or(result.transferred_bytes),
         report: serde_json::to_value(&result).unwrap_or(Value::Null),
         ..Moved::default()
     })

@@ -190,6 +190,9 @@ fn by_qemu(setting: &Setting<'_>, mut prepared: Prepared, method: Method) -> Res
     // On a shaped link the source completes before the last bytes have left its socket buffers.
     wait_arrived(&mut target, setting.run_limit)?;
     read_counters(setting, &mark, &prepared.source, &mut run)?;
+    if !setting.pair.is_private() {
+        (run.wire_tx_bytes, run.wire_rx_bytes) = (result.transferred_bytes, 0);
+    }
     run.cpu_target_qemu_s = CpuTime::of(target.pid())?.total_s() - target_cpu.total_s();
     observe(setting, &mut prepared, &mut target, &mark, &mut run)?;
     Ok(run)
@@ -322,6 +325,10 @@ fn by_engine(setting: &Setting<'_>, mut prepared: Prepared) -> Result<Run> {
     };
     run.cpu_target_qemu_s = CpuTime::of(target.pid())?.total_s();
     read_counters(setting, &mark, &prepared.source, &mut run)?;
+    if !setting.pair.is_private() {
+        run.wire_tx_bytes = number("wire_tx_bytes") as u64;
+        run.wire_rx_bytes = number("wire_rx_bytes") as u64;
+    }
     observe(setting, &mut prepared, &mut target, &mark, &mut run)?;
     Ok(run)
 }

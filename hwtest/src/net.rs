@@ -202,6 +202,13 @@ impl HostPair {
         Ok(pair)
     }
 
+    /// The link carries nothing but ours. Loopback is shared with everything else on this host, so there the
+    /// movers' own counts are the better ones.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        matches!(self.source, Host::Namespace { .. })
+    }
+
     /// Bytes both ways, counted at the source's interface. On loopback each byte is seen sent and received once.
     ///
     /// # Errors
