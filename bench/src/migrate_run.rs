@@ -102,7 +102,8 @@ pub(crate) fn warm_state(guest: &Guest, dir: &Path, warm_up: Duration) -> Result
     while Instant::now() < goal {
         source.ticks().wait_for(1, TICKS_LIMIT)?;
     }
-    let partial = dir.join(format!("warm-{}.partial", guest.key));
+    let work = WorkDir::under(dir)?;
+    let partial = work.join("state");
     migrate::save_state(&mut source, &partial, STATE_LIMIT)?;
     std::fs::rename(&partial, &path)?;
     Ok(path)

@@ -21,19 +21,19 @@ const FILE_BYTES: std::ops::Range<u64> = 16 << 10..96 << 20;
 /// mke2fs is missing or fails; not enough disk space.
 pub fn build(path: &Path, content_bytes: u64) -> Result<()> {
     let parent = path.parent().context("the image has no folder")?;
-    let staging = WorkDir::under(parent)?;
+    let work = WorkDir::under(parent)?;
+    let staging = work.join("files");
     let mut taken = 0;
     for source in SOURCES {
         taken +=
-            gather(Path::new(source), &staging.join(&flat_name(source)), content_bytes - taken)?;
+            gather(Path::new(source), &staging.join(flat_name(source)), content_bytes - taken)?;
     }
     let blocks = (taken as f64 * OVERHEAD) as u64 / 4096 + 4096;
-    let partial = parent.join("image.partial");
-    let _ = fs::remove_file(&partial);
+    let partial = work.join("image");
     run::output(
         Command::new("mke2fs")
             .args(["-q", "-t", "ext4", "-b", "4096", "-O", "^has_journal", "-m", "0", "-F", "-d"])
-            .arg(staging.path())
+            .arg(&staging)
             .arg(&partial)
             .arg(blocks.to_string()),
     )?;

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::bzimage;
+use crate::workdir::WorkDir;
 use crate::{probe, run};
 
 /// The meta package; its dependency names the kernel's package.
@@ -37,14 +38,12 @@ impl Kernel {
         }
         let package = resolve_package()?;
         let dir = parent.join(&package);
-        let staging = parent.join(crate::workdir::unique_name());
-        let _ = fs::remove_dir_all(&staging);
-        fs::create_dir_all(&staging)?;
-        let made = fetch(&package, &staging).and_then(|()| {
-            fs::rename(&staging, &dir).with_context(|| format!("moving to {}", dir.display()))
-        });
-        let _ = fs::remove_dir_all(&staging);
-        made?;
+        fs::create_dir_all(&parent)?;
+        let staging = WorkDir::under(&parent)?;
+        let made = staging.join("made");
+        fs::create_dir(&made)?;
+        fetch(&package, &made)?;
+        fs::rename(&made, &dir).with_context(|| format!("moving to {}", dir.display()))?;
         load(&dir).context("the fetched kernel is incomplete")
     }
 
