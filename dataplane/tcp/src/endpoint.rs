@@ -90,10 +90,15 @@ impl Endpoint {
     pub fn submit(&self, slice: Outbound) -> Result<(), SubmitError> {
         let EndpointConfig { job_tag, epoch, payload_max_out, .. } = self.0.config;
         let prepared = slice.prepare(job_tag, epoch, payload_max_out)?;
-        let index = prepared.channel.index().ok_or(SubmitError::Link)?;
+        let channel = prepared.channel;
+        let index = channel.index().ok_or(SubmitError::Link)?;
         let sent = self.0.outbox().slices[index].send(prepared);
         sent.map_err(|_| SubmitError::Closed)?;
-        self.0.waker.wake();
+        // While others wait to be sent, whatever lets them go will find this one as well.
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        if channel == Channel::Control || self.0.published.is_hungry() {
+            self.0.waker.wake();
+        }
         Ok(())
     }
 
@@ -101,8 +106,15 @@ impl Endpoint {
     /// slot is free when the peer sends the next slice.
     pub fn consumed(&self, channel: Channel, seq: u64) {
         // Fails only when the poll thread is gone, and then nobody waits for the ack.
-        let _ = self.0.outbox().consumed.send((channel, seq));
-        self.0.waker.wake();
+        let consumed = &self.0.outbox().consumed;
+        let _ = consumed.send((channel, seq));
+        // An ack goes out for several slices; the loop need not run for each. The last one the
+        // engine has always wakes it.
+        let is_last = self.0.published.on_consumed() == 0;
+        let ack_every = self.0.config.session.ack_every_slices as usize;
+        if is_last || channel == Channel::Control || consumed.len() >= ack_every {
+            self.0.waker.wake();
+        }
     }
 
     /// Every slice of the channel below this number is acked by the peer.

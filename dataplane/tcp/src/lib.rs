@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod checksum;
+mod clock;
 mod config;
 mod endpoint;
 mod error;

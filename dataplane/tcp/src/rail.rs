@@ -7,10 +7,10 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use dwcp_uring::OpId;
+use dwcp_uring::{Buffer, OpId, SendMode};
 use dwcp_wire::{HEADER_BYTES, LINK_BYTES_MAX, RailId, SliceHeader};
 
-use crate::config::LINK_BUFFERS;
+use crate::config::{BY_REFERENCE_BYTES_MIN, LINK_BUFFERS, ZERO_COPY_BYTES_MIN};
 use crate::mail::NewRail;
 use crate::table::Key;
 use crate::{DownReason, ZeroCopy};
@@ -141,6 +141,19 @@ impl Rail {
     pub(crate) fn has_operations(&self) -> bool {
         let receives = !matches!(self.rx, Rx::Idle | Rx::NeedsSlot { .. });
         receives || self.tx != Tx::Idle || !self.unnotified.is_empty()
+    }
+
+    /// How to send a slice of `len` bytes that lies in `buffer`.
+    pub(crate) fn send_mode(&self, buffer: &Buffer, len: usize, by_reference: bool) -> SendMode {
+        let probes = matches!(self.zero_copy, ZeroCopyState::ToProbe | ZeroCopyState::On);
+        let in_file = matches!(buffer, Buffer::Slot(slot) if slot.arena().is_in_file());
+        if probes && len >= ZERO_COPY_BYTES_MIN && self.unnotified.len() < UNNOTIFIED_MAX {
+            SendMode::ZeroCopy
+        } else if by_reference && in_file && len >= BY_REFERENCE_BYTES_MIN {
+            SendMode::ByReference
+        } else {
+            SendMode::Copy
+        }
     }
 
     /// Nothing to send and nothing being sent.

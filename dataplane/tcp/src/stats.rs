@@ -52,6 +52,10 @@ pub(crate) struct Published {
     fields: [AtomicU64; FIELDS],
     acked_below: [AtomicU64; SEQUENCED_CHANNELS],
     abandoned: AtomicBool,
+    /// The loop waits for slices: none is queued that some event will let it send.
+    hungry: AtomicBool,
+    /// Slices delivered and not yet consumed.
+    delivered: AtomicU64,
 }
 
 impl NetStats {
@@ -167,6 +171,24 @@ impl Published {
 
     pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::SeqCst)
+    }
+
+    /// What the loop says before it sleeps; the wake-up protocol orders it.
+    pub(crate) fn set_hungry(&self, hungry: bool) {
+        self.hungry.store(hungry, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_hungry(&self) -> bool {
+        self.hungry.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn on_delivered(&self) {
+        self.delivered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many slices the engine still has, after it consumed one.
+    pub(crate) fn on_consumed(&self) -> u64 {
+        self.delivered.fetch_sub(1, Ordering::Relaxed).saturating_sub(1)
     }
 
     /// Release: who sees the number also sees what was published before.

@@ -228,14 +228,14 @@ fn a_peer_that_stops_reading_is_given_up() {
 #[test]
 fn a_slow_body_is_no_stall() {
     let mut settings = config();
-    settings.session.ping_interval_ns = 200_000_000;
-    settings.session.stall_ns = 800_000_000;
+    settings.session.ping_interval_ns = 500_000_000;
+    settings.session.stall_ns = 2_000_000_000;
     let side = side(settings);
     let mut peer = raw_rail(&side, 1);
     let seq = (0..).find(|seq| len_of(Channel::Pages, *seq) > 50_000).unwrap();
     for piece in good(Channel::Pages, seq).chunks(4_000) {
         peer.write_all(piece).unwrap();
-        std::thread::sleep(Duration::from_millis(130));
+        std::thread::sleep(Duration::from_millis(200));
     }
     let mut seen = Seen::default();
     seen.until(&side, |seen| seen.counts[2] == 1);

@@ -4,11 +4,16 @@
 //! while somebody waits for a slot. A slot is owned by exactly one value at a time, which is what
 //! lets `dwcp-uring` hand it to the kernel.
 
+use std::ops::Range;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, sendfile};
+use rustix::io::Errno;
 
 use crate::free_list::FreeList;
 use crate::map::Map;
@@ -16,6 +21,12 @@ use crate::{HostMemError, PAGE_BYTES, smaps};
 
 /// Most slots an arena can have: io_uring accepts this many registered buffers at most.
 const SLOTS_MAX: usize = 16_384;
+
+/// Most bytes an arena can have: an allocation of Rust is at most `isize::MAX`, rounding included.
+const ARENA_BYTES_MAX: usize = isize::MAX as usize / 2;
+
+/// Nobody waits for slots.
+const NOBODY: usize = usize::MAX;
 
 /// What pages to look for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +46,8 @@ pub enum Backing {
     Transparent,
     /// Small pages only.
     Small,
+    /// A memory file: its slots can be sent by reference.
+    File,
 }
 
 /// What the arena got, for the log line at arming.
@@ -56,13 +69,26 @@ pub struct ArenaReport {
 #[derive(Debug)]
 pub struct Arena {
     map: Map,
+    /// The memory file that is mapped, if it is one.
+    file: Option<OwnedFd>,
     slot_bytes: usize,
     slots: usize,
     backing: Backing,
     free: FreeList,
-    waiting: AtomicUsize,
-    waiters: Mutex<()>,
+    /// Free slots at which `give_back` must look at `waiters`.
+    wanted: AtomicUsize,
+    waiters: Mutex<Waiters>,
     returned: Condvar,
+}
+
+/// Threads that wait for a slot. Waking is a system call: nobody is woken twice.
+#[derive(Debug, Default)]
+struct Waiters {
+    waiting: usize,
+    /// Of those, how many are in the kernel or on the way there.
+    asleep: usize,
+    /// Of those, how many were woken and have not run yet.
+    woken: usize,
 }
 
 impl Arena {
@@ -76,28 +102,47 @@ impl Arena {
         slot_bytes: usize,
         huge: HugePages,
     ) -> Result<Arc<Self>, HostMemError> {
-        let too_big = HostMemError::Size { slots, slot_bytes };
-        if slots == 0 || slots > SLOTS_MAX || slot_bytes == 0 {
-            return Err(too_big);
-        }
-        let Some(slot_bytes) = slot_bytes.checked_next_multiple_of(PAGE_BYTES) else {
-            return Err(too_big);
-        };
-        let Some(bytes) = slot_bytes.checked_mul(slots).filter(|b| *b <= isize::MAX as usize / 2)
-        else {
-            return Err(too_big);
-        };
+        let (slot_bytes, bytes) = sizes(slots, slot_bytes)?;
         let (map, backing) = Self::back(bytes, huge)?;
-        Ok(Arc::new(Self {
+        Ok(Self::of(map, None, slots, slot_bytes, backing))
+    }
+
+    /// Like [`Arena::new`], in a memory file, so that slots can be sent by reference
+    /// (`sendfile`). Huge pages only where the kernel gives them to shared memory.
+    ///
+    /// # Errors
+    /// As [`Arena::new`].
+    pub fn in_file(slots: usize, slot_bytes: usize) -> Result<Arc<Self>, HostMemError> {
+        let (slot_bytes, bytes) = sizes(slots, slot_bytes)?;
+        let failed = |source| HostMemError::Map { what: "a memory file", bytes, source };
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("dwcp-arena", flags).map_err(failed)?;
+        ftruncate(&file, bytes as u64).map_err(failed)?;
+        // Whoever got hold of the descriptor could otherwise make an access fault.
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(failed)?;
+        let map = Map::memory_file(file.as_fd(), bytes)?;
+        Ok(Self::of(map, Some(file), slots, slot_bytes, Backing::File))
+    }
+
+    fn of(
+        map: Map,
+        file: Option<OwnedFd>,
+        slots: usize,
+        slot_bytes: usize,
+        backing: Backing,
+    ) -> Arc<Self> {
+        Arc::new(Self {
             map,
+            file,
             slot_bytes,
             slots,
             backing,
             free: FreeList::new(slots as u32),
-            waiting: AtomicUsize::new(0),
-            waiters: Mutex::new(()),
+            wanted: AtomicUsize::new(NOBODY),
+            waiters: Mutex::default(),
             returned: Condvar::new(),
-        }))
+        })
     }
 
     fn back(bytes: usize, huge: HugePages) -> Result<(Map, Backing), HostMemError> {
@@ -122,26 +167,49 @@ impl Arena {
 
     /// Like [`Arena::take`], waiting up to `timeout` for a slot to come back.
     pub fn take_timeout(self: &Arc<Self>, timeout: Duration) -> Option<Slot> {
-        if let Some(slot) = self.take() {
-            return Some(slot);
-        }
-        self.waiting.fetch_add(1, Ordering::SeqCst);
-        let slot = self.wait_for_slot(timeout);
-        self.waiting.fetch_sub(1, Ordering::SeqCst);
-        slot
+        self.take().or_else(|| self.wait_until(1, timeout, |arena| arena.take()))
     }
 
-    fn wait_for_slot(self: &Arc<Self>, timeout: Duration) -> Option<Slot> {
+    /// Waits up to `timeout` until at least `slots` are free; whether they are. For producers
+    /// that work through several at once: being woken for each costs more than moving it.
+    pub fn wait_free(self: &Arc<Self>, slots: usize, timeout: Duration) -> bool {
+        let slots = slots.min(self.slots);
+        let done = |arena: &Arc<Self>| (arena.free_slots() >= slots).then_some(());
+        done(self).or_else(|| self.wait_until(slots, timeout, done)).is_some()
+    }
+
+    /// Sleeps until `done` gives something, asking whenever at least `wanted` slots are free.
+    fn wait_until<T>(
+        self: &Arc<Self>,
+        wanted: usize,
+        timeout: Duration,
+        done: impl Fn(&Arc<Self>) -> Option<T>,
+    ) -> Option<T> {
         let deadline = Instant::now() + timeout;
-        let mut guard = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if let Some(slot) = self.take() {
-                return Some(slot);
+        let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+        waiters.waiting += 1;
+        // Of several the most modest decides when all look.
+        self.wanted.fetch_min(wanted, Ordering::SeqCst);
+        let result = loop {
+            if let Some(result) = done(self) {
+                break Some(result);
             }
-            let left = deadline.checked_duration_since(Instant::now()).filter(|d| !d.is_zero())?;
-            guard =
-                self.returned.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break None;
+            }
+            waiters.asleep += 1;
+            waiters =
+                self.returned.wait_timeout(waiters, left).unwrap_or_else(PoisonError::into_inner).0;
+            waiters.asleep -= 1;
+            // Whoever runs first takes the credit of whoever was woken: the count stays right.
+            waiters.woken = waiters.woken.saturating_sub(1).min(waiters.asleep);
+        };
+        waiters.waiting -= 1;
+        if waiters.waiting == 0 {
+            self.wanted.store(NOBODY, Ordering::SeqCst);
         }
+        result
     }
 
     /// Slots nobody owns just now.
@@ -164,7 +232,7 @@ impl Arena {
         let huge_bytes = match self.backing {
             Backing::Hugetlb => self.map.len(),
             Backing::Small => 0,
-            Backing::Transparent => {
+            Backing::Transparent | Backing::File => {
                 smaps::huge_bytes(self.map.ptr().addr().get(), self.map.len()).unwrap_or(0)
             }
         };
@@ -189,11 +257,19 @@ impl Arena {
         (start, self.slot_bytes)
     }
 
+    /// Whether its slots can be sent by reference.
+    pub fn is_in_file(&self) -> bool {
+        self.file.is_some()
+    }
+
     fn give_back(&self, index: u32) {
         self.free.push(index);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            drop(self.waiters.lock().unwrap_or_else(PoisonError::into_inner));
-            self.returned.notify_one();
+        if self.free.len() >= self.wanted.load(Ordering::SeqCst) {
+            let mut waiters = self.waiters.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiters.woken < waiters.asleep {
+                waiters.woken += 1;
+                self.returned.notify_one();
+            }
         }
     }
 }
@@ -214,6 +290,29 @@ impl Slot {
     /// The arena it belongs to.
     pub fn arena(&self) -> &Arc<Arena> {
         &self.arena
+    }
+
+    /// Hands `range` of the slot to `socket` by reference, as far as the socket takes it now
+    /// (blocking unless the socket is non-blocking): the bytes handed over. The descriptor of
+    /// the memory file stays here: through it safe code could change a borrowed slot.
+    ///
+    /// What was handed over is read again until the peer has it: change it before, and the
+    /// changed bytes arrive.
+    ///
+    /// # Errors
+    /// The socket's, or `INVAL` when the slot's arena is not in a file.
+    ///
+    /// # Panics
+    /// When `range` lies outside the slot.
+    pub fn send_by_reference(
+        &self,
+        socket: BorrowedFd<'_>,
+        range: Range<usize>,
+    ) -> Result<usize, Errno> {
+        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of the slot");
+        let Some(file) = &self.arena.file else { return Err(Errno::INVAL) };
+        let mut offset = (self.index() * self.arena.slot_bytes + range.start) as u64;
+        sendfile(socket, file, Some(&mut offset), range.len())
     }
 
     /// Its first byte. Made without a reference, so it stays good while the slot is moved.
@@ -247,8 +346,25 @@ impl Drop for Slot {
     }
 }
 
+/// Bytes per slot and in all.
+fn sizes(slots: usize, slot_bytes: usize) -> Result<(usize, usize), HostMemError> {
+    let absurd = HostMemError::Size { slots, slot_bytes };
+    if slots == 0 || slots > SLOTS_MAX || slot_bytes == 0 {
+        return Err(absurd);
+    }
+    let rounded = slot_bytes.checked_next_multiple_of(PAGE_BYTES);
+    let bytes = rounded.and_then(|rounded| rounded.checked_mul(slots));
+    match (rounded, bytes.filter(|bytes| *bytes <= ARENA_BYTES_MAX)) {
+        (Some(rounded), Some(bytes)) => Ok((rounded, bytes)),
+        _ => Err(absurd),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -276,11 +392,33 @@ mod tests {
         assert!(arena.take_timeout(Duration::from_millis(5)).is_none());
         let other = Arc::clone(&arena);
         let waiter = std::thread::spawn(move || other.take_timeout(Duration::from_secs(20)));
-        while arena.waiting.load(Ordering::SeqCst) == 0 {
+        while arena.wanted.load(Ordering::SeqCst) == NOBODY {
             std::thread::yield_now();
         }
         drop(only);
         assert!(waiter.join().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_waiter_for_several_is_not_woken_for_one() {
+        let arena = Arena::new(4, 1, HugePages::Never).unwrap();
+        let mut slots: Vec<Slot> = std::iter::from_fn(|| arena.take()).collect();
+        assert!(!arena.wait_free(2, Duration::from_millis(5)));
+        let other = Arc::clone(&arena);
+        let waiter = std::thread::spawn(move || {
+            assert!(other.wait_free(3, Duration::from_secs(20)));
+            other.free_slots()
+        });
+        while arena.wanted.load(Ordering::SeqCst) == NOBODY {
+            std::thread::yield_now();
+        }
+        slots.truncate(2);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(!waiter.is_finished());
+        assert_eq!(arena.waiters.lock().unwrap().woken, 0);
+        slots.truncate(1);
+        assert_eq!(waiter.join().unwrap(), 3);
+        assert!(arena.wait_free(3, Duration::ZERO));
     }
 
     #[test]
@@ -303,6 +441,7 @@ mod tests {
 
     #[test]
     fn absurd_sizes_are_refused() {
+        assert!(Arena::in_file(0, 1).is_err());
         for (slots, bytes) in
             [(0, 1), (1, 0), (usize::MAX, 1), (2, usize::MAX - 5), (16_384, usize::MAX / 4)]
         {
@@ -311,6 +450,22 @@ mod tests {
                 Err(HostMemError::Size { .. })
             ));
         }
+    }
+
+    #[test]
+    fn a_slot_in_a_file_is_the_bytes_of_the_file() {
+        let arena = Arena::in_file(3, 5000).unwrap();
+        let mut slots: Vec<Slot> = std::iter::from_fn(|| arena.take()).collect();
+        slots[2][100..103].copy_from_slice(b"abc");
+        let (near, mut far) = UnixStream::pair().unwrap();
+        assert_eq!(slots[2].send_by_reference(near.as_fd(), 100..103), Ok(3));
+        let mut bytes = [0; 3];
+        far.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"abc");
+        assert!(ftruncate(arena.file.as_ref().unwrap(), 0).is_err(), "the file can shrink");
+        let plain = Arena::new(1, 1, HugePages::Never).unwrap();
+        let slot = plain.take().unwrap();
+        assert_eq!(slot.send_by_reference(near.as_fd(), 0..1), Err(Errno::INVAL));
     }
 
     #[test]

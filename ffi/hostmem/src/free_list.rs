@@ -43,7 +43,7 @@ impl FreeList {
     /// Gives slot `index` back. Its owner does so once, which is what keeps the stack a stack.
     pub(crate) fn push(&self, index: u32) {
         // Before the slot can be taken, so that the count never falls below zero.
-        self.len.fetch_add(1, Ordering::Relaxed);
+        self.len.fetch_add(1, Ordering::SeqCst);
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             let (changes, top) = unpack(head);
@@ -70,7 +70,7 @@ impl FreeList {
             let next = pack(changes.wrapping_add(1), below);
             match self.head.compare_exchange_weak(head, next, Ordering::SeqCst, Ordering::Acquire) {
                 Ok(_) => {
-                    self.len.fetch_sub(1, Ordering::Relaxed);
+                    self.len.fetch_sub(1, Ordering::SeqCst);
                     return Some(top);
                 }
                 Err(found) => head = found,
@@ -79,7 +79,7 @@ impl FreeList {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed)
+        self.len.load(Ordering::SeqCst)
     }
 }
 

@@ -40,6 +40,17 @@
 //! }
 //! ```
 //!
+//! Sent by reference, a buffer is in flight as well until its completion:
+//!
+//! ```compile_fail,E0382
+//! # use dwcp_uring::{Ring, Buffer, SendMode};
+//! # use dwcp_hostmem::Slot;
+//! fn reuse(ring: &mut Ring, socket: &std::sync::Arc<std::os::fd::OwnedFd>, mut slot: Slot) {
+//!     let _ = ring.send(7, socket, Buffer::Slot(slot), 0..4096, SendMode::ByReference);
+//!     slot.fill(0);
+//! }
+//! ```
+//!
 //! And the ring stays on the thread that made it:
 //!
 //! ```compile_fail,E0277
@@ -63,6 +74,7 @@
 //! ```
 
 mod buffer;
+mod by_reference;
 mod error;
 mod ops;
 mod ring;

@@ -67,6 +67,15 @@ pub enum Event {
 pub(crate) enum Kind {
     Send,
     SendZeroCopy,
+    /// Handed over by this thread, piece by piece; the ring only waits for the socket.
+    SendByReference {
+        /// First byte that was not handed over.
+        at: usize,
+        /// End of the bytes.
+        end: usize,
+        /// Bytes handed over.
+        sent: usize,
+    },
     Recv,
 }
 
@@ -76,7 +85,7 @@ pub(crate) struct InFlight {
     pub(crate) tag: u64,
     pub(crate) buffer: Buffer,
     /// Keeps the descriptor's number from being reused before the kernel has looked it up.
-    pub(crate) _file: Arc<OwnedFd>,
+    pub(crate) file: Arc<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -116,6 +125,11 @@ impl OpTable {
         place.op.as_ref().filter(|_| place.generation == id.generation)
     }
 
+    pub(crate) fn get_mut(&mut self, id: OpId) -> Option<&mut InFlight> {
+        let place = self.places.get_mut(id.index as usize)?;
+        place.op.as_mut().filter(|_| place.generation == id.generation)
+    }
+
     pub(crate) fn remove(&mut self, id: OpId) -> Option<InFlight> {
         let place = self.places.get_mut(id.index as usize)?;
         if place.generation != id.generation {
@@ -153,7 +167,7 @@ mod tests {
             kind: Kind::Send,
             tag: 1,
             buffer: Buffer::Heap(vec![0; 8]),
-            _file: Arc::new(file),
+            file: Arc::new(file),
         }
     }
 

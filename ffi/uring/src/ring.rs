@@ -3,6 +3,7 @@
 //! Made with SINGLE_ISSUER and DEFER_TASKRUN where the kernel has them: completions then run
 //! only when this thread asks, and never interrupt it. Older kernels get a plain ring.
 
+use std::collections::VecDeque;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -12,9 +13,10 @@ use std::time::{Duration, Instant};
 
 use dwcp_hostmem::Arena;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use rustix::io::Errno;
 
 use crate::ops::{InFlight, Kind, OpTable};
-use crate::{Buffer, Completion, Event, OpId, Rejected, RingError, Waker};
+use crate::{Buffer, Completion, Event, OpId, Rejected, RingError, Waker, by_reference};
 
 /// Operation that watches the waker's eventfd.
 const WAKE: u64 = u64::MAX;
@@ -24,6 +26,8 @@ const CANCEL: u64 = u64::MAX - 1;
 /// From `io_uring.h`: ask whether a zero-copy send was copied, and where the answer is.
 const SEND_ZC_REPORT_USAGE: u16 = 1 << 3;
 const NOTIF_USAGE_ZC_COPIED: u32 = 1 << 31;
+
+const SEND_FLAGS: i32 = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
 
 /// Longest time that drop waits for operations it cancelled.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -55,6 +59,10 @@ pub enum SendMode {
     Copy,
     /// The kernel sends from the buffer itself if the path allows; a `Notified` follows.
     ZeroCopy,
+    /// The kernel sends the pages of a slot whose arena is in a file, without copying and
+    /// without ever saying when it is done. `Sent` means handed over: what changes before the
+    /// peer has it arrives changed. Other buffers are copied.
+    ByReference,
 }
 
 /// One thread's ring. See the crate's documentation for who owns a buffer when.
@@ -65,6 +73,8 @@ pub struct Ring {
     wake_armed: bool,
     arena: Option<Arc<Arena>>,
     defers_task_work: bool,
+    /// Operations that ended without the kernel's ring.
+    ended: VecDeque<Completion>,
     /// The kernel binds the ring to the thread that made it.
     _thread_bound: PhantomData<*mut ()>,
 }
@@ -79,6 +89,7 @@ impl Ring {
             Ok(ring) => (ring, true),
             Err(_) => (Self::build(config, false).map_err(RingError::Setup)?, false),
         };
+        by_reference::block_broken_pipe_signal();
         let waker = Waker::new().map_err(RingError::Waker)?;
         let mut ring = Self {
             ring,
@@ -87,6 +98,7 @@ impl Ring {
             wake_armed: false,
             arena: None,
             defers_task_work,
+            ended: VecDeque::with_capacity(config.ops_max as usize),
             _thread_bound: PhantomData,
         };
         ring.arm_wake().map_err(RingError::Enter)?;
@@ -160,20 +172,91 @@ impl Ring {
         range: Range<usize>,
         mode: SendMode,
     ) -> Result<OpId, Rejected> {
-        let fixed = self.fixed_index(&buffer).filter(|_| mode == SendMode::ZeroCopy);
-        let kind = match mode {
-            SendMode::Copy => Kind::Send,
-            SendMode::ZeroCopy => Kind::SendZeroCopy,
-        };
-        self.start(tag, socket, buffer, range, kind, |fd, start, len| match mode {
-            SendMode::Copy => opcode::Send::new(fd, start, len)
-                .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-                .build(),
-            SendMode::ZeroCopy => opcode::SendZc::new(fd, start, len)
+        let is_in_file = matches!(&buffer, Buffer::Slot(slot) if slot.arena().is_in_file());
+        if mode == SendMode::ByReference && is_in_file {
+            return self.send_by_reference(tag, socket, buffer, range);
+        }
+        if mode == SendMode::ZeroCopy {
+            return self.send_zero_copy(tag, socket, buffer, range);
+        }
+        self.start(tag, socket, buffer, range, Kind::Send, |fd, start, len| {
+            opcode::Send::new(fd, start, len).flags(SEND_FLAGS).build()
+        })
+    }
+
+    fn send_zero_copy(
+        &mut self,
+        tag: u64,
+        socket: &Arc<OwnedFd>,
+        buffer: Buffer,
+        range: Range<usize>,
+    ) -> Result<OpId, Rejected> {
+        let fixed = self.fixed_index(&buffer);
+        self.start(tag, socket, buffer, range, Kind::SendZeroCopy, |fd, start, len| {
+            opcode::SendZc::new(fd, start, len)
                 .buf_index(fixed)
                 .zc_flags(SEND_ZC_REPORT_USAGE)
-                .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-                .build(),
+                .flags(SEND_FLAGS)
+                .build()
+        })
+    }
+
+    fn send_by_reference(
+        &mut self,
+        tag: u64,
+        socket: &Arc<OwnedFd>,
+        buffer: Buffer,
+        range: Range<usize>,
+    ) -> Result<OpId, Rejected> {
+        check_range(&buffer, &range);
+        // Room for the poll that may have to follow.
+        if let Err(source) = self.make_room() {
+            return Err(Rejected { buffer, source });
+        }
+        let kind = Kind::SendByReference { at: range.start, end: range.end, sent: 0 };
+        let id = self.insert(InFlight { kind, tag, buffer, file: Arc::clone(socket) })?;
+        self.hand_over(id);
+        Ok(id)
+    }
+
+    /// Hands the socket what it takes; asks the ring to say when it takes more, or ends `id`.
+    fn hand_over(&mut self, id: OpId) {
+        let Some(op) = self.ops.get_mut(id) else { return };
+        let InFlight { kind: Kind::SendByReference { at, end, sent }, buffer, file, .. } = op
+        else {
+            return;
+        };
+        let Buffer::Slot(slot) = buffer else { return };
+        let result = by_reference::send(slot, file, *at..*end);
+        if let Ok(count) = result {
+            *at += count;
+            *sent += count;
+        }
+        let (is_done, sent, fd) = (*at == *end, *sent, types::Fd(file.as_raw_fd()));
+        match result {
+            Ok(_) if is_done => self.end_send(id, Ok(sent)),
+            Ok(_) | Err(Errno::AGAIN) => {
+                if let Err(error) = self.make_room() {
+                    return self.end_send(id, Err(error));
+                }
+                let poll = opcode::PollAdd::new(fd, libc::POLLOUT as u32).build();
+                self.push(poll.user_data(id.to_user_data()));
+            }
+            Err(error) => self.end_send(id, Err(error.into())),
+        }
+    }
+
+    fn end_send(&mut self, id: OpId, result: io::Result<usize>) {
+        if let Some(InFlight { tag, buffer, .. }) = self.ops.remove(id) {
+            let event = Event::Sent { result, buffer: Some(buffer) };
+            self.ended.push_back(Completion { op: id, tag, event });
+        }
+    }
+
+    fn insert(&mut self, op: InFlight) -> Result<OpId, Rejected> {
+        self.ops.insert(op).map_err(|op| Rejected {
+            buffer: op.buffer,
+            source: io::Error::from_raw_os_error(libc::EBUSY),
         })
     }
 
@@ -213,19 +296,14 @@ impl Ring {
         kind: Kind,
         entry: impl FnOnce(types::Fd, *mut u8, u32) -> squeue::Entry,
     ) -> Result<OpId, Rejected> {
-        let bytes = buffer.len();
-        assert!(range.start < range.end && range.end <= bytes, "{range:?} of {bytes} bytes");
+        check_range(&buffer, &range);
         let len = u32::try_from(range.len()).expect("an operation is shorter than 4 GiB");
         let start = buffer.start().wrapping_add(range.start);
         let entry = entry(types::Fd(socket.as_raw_fd()), start, len);
         if let Err(source) = self.make_room() {
             return Err(Rejected { buffer, source });
         }
-        let op = InFlight { kind, tag, buffer, _file: Arc::clone(socket) };
-        let id = self.ops.insert(op).map_err(|op| Rejected {
-            buffer: op.buffer,
-            source: io::Error::from_raw_os_error(libc::EBUSY),
-        })?;
+        let id = self.insert(InFlight { kind, tag, buffer, file: Arc::clone(socket) })?;
         self.push(entry.user_data(id.to_user_data()));
         Ok(id)
     }
@@ -273,18 +351,26 @@ impl Ring {
     /// [`RingError::Enter`].
     pub fn submit(&mut self) -> Result<(), RingError> {
         self.rearm()?;
+        entered(self.enter())
+    }
+
+    fn enter(&mut self) -> io::Result<usize> {
         let queue = self.ring.submission();
-        if queue.is_empty() && !queue.taskrun() && self.defers_task_work {
-            return Ok(());
+        if self.defers_task_work && queue.is_empty() && !queue.taskrun() && !queue.cq_overflow() {
+            return Ok(0);
         }
         drop(queue);
-        entered(self.ring.submit())
+        self.ring.submit()
     }
 
     /// True when [`Ring::submit`] or [`Ring::next_completion`] has something to do. No system
     /// call: made for spinning.
     pub fn is_ready(&mut self) -> bool {
-        !self.ring.completion().is_empty() || self.ring.submission().taskrun()
+        self.has_completions() || self.ring.submission().taskrun()
+    }
+
+    fn has_completions(&mut self) -> bool {
+        !self.ended.is_empty() || !self.ring.completion().is_empty()
     }
 
     /// Starts what was queued, then sleeps until a completion, a wake-up or `timeout`. Returns at
@@ -299,11 +385,8 @@ impl Ring {
     ) -> Result<(), RingError> {
         self.rearm()?;
         self.waker.set_asleep(true);
-        let done = if has_work() || !self.ring.completion().is_empty() {
-            self.ring.submit()
-        } else {
-            self.sleep(timeout)
-        };
+        let done =
+            if has_work() || self.has_completions() { self.enter() } else { self.sleep(timeout) };
         self.waker.set_asleep(false);
         entered(done)
     }
@@ -328,6 +411,9 @@ impl Ring {
     /// The next thing that happened, or `None`.
     pub fn next_completion(&mut self) -> Option<Completion> {
         loop {
+            if let Some(ended) = self.ended.pop_front() {
+                return Some(ended);
+            }
             let entry = self.ring.completion().next()?;
             match entry.user_data() {
                 WAKE => {
@@ -352,6 +438,14 @@ impl Ring {
             return Some(Completion { op, tag, event: Event::Notified { buffer, was_copied } });
         }
         let result = outcome(entry.result());
+        if let Kind::SendByReference { .. } = self.ops.get(op)?.kind {
+            match result {
+                // The socket takes more, or is broken, which the next attempt tells.
+                Ok(_) => self.hand_over(op),
+                Err(error) => self.end_send(op, Err(error)),
+            }
+            return None;
+        }
         if cqueue::more(flags) {
             let tag = self.ops.get(op)?.tag;
             return Some(Completion { op, tag, event: Event::Sent { result, buffer: None } });
@@ -359,7 +453,7 @@ impl Ring {
         let InFlight { tag, buffer, kind, .. } = self.ops.remove(op)?;
         let event = match kind {
             Kind::Recv => Event::Received { result, buffer },
-            Kind::Send | Kind::SendZeroCopy => Event::Sent { result, buffer: Some(buffer) },
+            _ => Event::Sent { result, buffer: Some(buffer) },
         };
         Some(Completion { op, tag, event })
     }
@@ -386,6 +480,11 @@ impl Drop for Ring {
         // Whatever the kernel still holds must never be reused: better lost than overwritten.
         self.ops.leak();
     }
+}
+
+fn check_range(buffer: &Buffer, range: &Range<usize>) {
+    let bytes = buffer.len();
+    assert!(range.start < range.end && range.end <= bytes, "{range:?} of {bytes} bytes");
 }
 
 fn outcome(result: i32) -> io::Result<usize> {

@@ -119,6 +119,60 @@ fn zero_copy_gives_the_buffer_back_once_with_the_notification() {
 }
 
 #[test]
+fn by_reference_the_whole_slot_arrives_while_the_ring_receives() {
+    let mut ring = ring();
+    let (near, mut far) = pair();
+    let arena = Arena::in_file(1, 8 << 20).unwrap();
+    let mut slot = arena.take().unwrap();
+    let bytes = pattern(slot.len());
+    slot.copy_from_slice(&bytes);
+    let len = slot.len();
+    // A receive that waits must go on waiting although the socket's flag changes.
+    ring.recv(2, &near, Buffer::Heap(vec![0; 4]), 0..4).unwrap();
+    ring.submit().unwrap();
+    ring.send(1, &near, Buffer::Slot(slot), 3..len, SendMode::ByReference).unwrap();
+    assert!(ring.next_completion().is_none(), "8 MiB went into a socket that nobody reads");
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![0; len - 3];
+        far.read_exact(&mut got).unwrap();
+        far.write_all(b"done").unwrap();
+        (got, far)
+    });
+    let done = next(&mut ring);
+    let Event::Sent { result, buffer: Some(buffer) } = done.event else { panic!("{done:?}") };
+    assert_eq!((done.tag, result.unwrap()), (1, len - 3));
+    let answer = next(&mut ring);
+    let Event::Received { result, buffer: word } = answer.event else { panic!("{answer:?}") };
+    assert_eq!((result.unwrap(), &word[..]), (4, &b"done"[..]));
+    assert_eq!(reader.join().unwrap().0, bytes[3..]);
+    drop(buffer);
+    assert_eq!((arena.free_slots(), ring.in_flight()), (1, 0));
+}
+
+#[test]
+fn by_reference_a_cancel_or_a_broken_connection_gives_the_slot_back() {
+    let arena = Arena::in_file(1, 8 << 20).unwrap();
+    for breaks in [false, true] {
+        let mut ring = ring();
+        let (near, far) = pair();
+        let slot = arena.take().unwrap();
+        let len = slot.len();
+        let op = ring.send(1, &near, Buffer::Slot(slot), 0..len, SendMode::ByReference).unwrap();
+        ring.submit().unwrap();
+        if breaks {
+            drop(far);
+        } else {
+            ring.cancel(op);
+        }
+        let done = next(&mut ring);
+        let Event::Sent { result, buffer: Some(_) } = done.event else { panic!("{done:?}") };
+        assert!(result.is_err());
+        assert_eq!(ring.in_flight(), 0);
+    }
+    assert_eq!(arena.free_slots(), 1);
+}
+
+#[test]
 fn cancel_ends_a_receive_and_returns_its_buffer() {
     let mut ring = ring();
     let (near, _far) = pair();

@@ -17,6 +17,7 @@ use dwcp_session::{Command, OutboundMeta, Session, SubmitError};
 use dwcp_uring::{Buffer, Completion, Event, Ring, RingConfig, Waker};
 use dwcp_wire::{Channel, SEQUENCED_CHANNELS};
 
+use crate::clock::Clock;
 use crate::config::{
     COMPLETIONS_PER_TURN, EVENTS_PER_RAIL, FEW_CORES, MAILS_PER_TURN, PROGRESS_INTERVAL,
     RING_ENTRIES, RING_OPS, SLOT_RETRY, SPIN,
@@ -77,7 +78,7 @@ pub(crate) struct Poll {
     /// Per channel, a slice the session has no room for yet.
     pending: [Option<Prepared>; SEQUENCED_CHANNELS],
     stats: NetStats,
-    clock: Instant,
+    clock: Clock,
     /// Nanoseconds of `clock` at the start of this turn.
     now: u64,
     spin: Duration,
@@ -121,7 +122,7 @@ impl Poll {
             incoming: Table::new(),
             pending: [const { None }; SEQUENCED_CHANNELS],
             stats: NetStats::default(),
-            clock: Instant::now(),
+            clock: Clock::new(),
             now: 0,
             spin,
             phase: Phase::Running,
@@ -150,8 +151,8 @@ impl Poll {
     }
 
     fn turn(&mut self) -> Result<(), FatalError> {
-        self.idle()?;
-        self.now = self.elapsed_ns();
+        let slept = self.idle()?;
+        self.now = self.clock.advance(slept);
         self.stats.turns += 1;
         self.take_completions();
         self.execute_commands();
@@ -164,22 +165,28 @@ impl Poll {
         Ok(())
     }
 
-    fn elapsed_ns(&self) -> u64 {
-        u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
-    }
-
     // ---- waiting -----------------------------------------------------------------------------
 
-    fn idle(&mut self) -> Result<(), FatalError> {
+    /// Waits for something to do, at most for the time it returns.
+    fn idle(&mut self) -> Result<Duration, FatalError> {
         let timeout = self.timeout();
         if self.spin > Duration::ZERO && self.spins(timeout)? {
-            return Ok(());
+            return Ok(timeout);
         }
         let takes_rails = self.takes_rails();
+        self.published.set_hungry(self.is_hungry());
         let Self { ring, inbox, pending, published, .. } = self;
         let has_work = || published.is_abandoned() || has_mail(inbox, pending, takes_rails);
         ring.wait(Some(timeout), has_work)?;
-        Ok(())
+        Ok(timeout)
+    }
+
+    /// Whether a new slice could be sent at once: none is waiting already. With one waiting, an
+    /// event must come that lets it go (a send's end, an ack, a rail, the rate's deadline), and
+    /// then the mailboxes are looked at.
+    fn is_hungry(&self) -> bool {
+        let (unacked, _) = self.session.unacked();
+        unacked <= u64::from(self.session.stats().in_flight_slices)
     }
 
     /// Looks for work without a system call, for a bounded time; whether there is some.
@@ -208,7 +215,7 @@ impl Poll {
 
     /// Time until something must be done although nothing happened.
     fn timeout(&mut self) -> Duration {
-        let now = self.elapsed_ns();
+        let now = self.now;
         let mut due = now.saturating_add(nanos(PROGRESS_INTERVAL));
         if let Some(deadline) = self.session.next_deadline(now) {
             due = due.min(deadline);
@@ -347,6 +354,7 @@ impl Poll {
         let held = self.incoming.get_mut(key).expect("the session delivers what was received");
         if let Incoming::Held(slice) = std::mem::replace(held, Incoming::Delivered) {
             self.delivered += 1;
+            self.published.on_delivered();
             self.tell(NetEvent::Inbound(slice));
         }
     }

@@ -7,8 +7,7 @@ use dwcp_wire::{LinkMessage, RailId};
 
 use super::{Outgoing, Poll};
 use crate::DownReason;
-use crate::config::ZERO_COPY_BYTES_MIN;
-use crate::rail::{LINK_FRAME_BYTES, LinkFrame, Tx, UNNOTIFIED_MAX, ZeroCopyState};
+use crate::rail::{LINK_FRAME_BYTES, LinkFrame, Tx, ZeroCopyState};
 use crate::table::Key;
 
 impl Poll {
@@ -69,14 +68,7 @@ impl Poll {
         let buffer = outgoing.buffer.take().expect("a slice is sent on one rail at a time");
         let wire = outgoing.wire.clone();
         let len = wire.len();
-        let mode = match rail.zero_copy {
-            ZeroCopyState::ToProbe | ZeroCopyState::On
-                if len >= ZERO_COPY_BYTES_MIN && rail.unnotified.len() < UNNOTIFIED_MAX =>
-            {
-                SendMode::ZeroCopy
-            }
-            _ => SendMode::Copy,
-        };
+        let mode = rail.send_mode(&buffer, len, self.config.by_reference);
         match self.ring.send(index as u64, &rail.socket, buffer, wire, mode) {
             Ok(op) => {
                 rail.tx = Tx::Slice { key, len, op };
