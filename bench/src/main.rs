@@ -9,6 +9,10 @@ mod migrate_limit;
 mod migrate_mode;
 mod migrate_report;
 mod migrate_run;
+mod raw;
+mod raw_end;
+mod raw_report;
+mod suite;
 mod table;
 
 use std::process::ExitCode;
@@ -17,6 +21,8 @@ use clap::{Parser, Subcommand};
 
 /// Exit code of an operation that failed.
 const FAILED: u8 = 1;
+/// Exit code when this machine lacks something.
+const LOCAL: u8 = 5;
 /// Exit code after Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -34,22 +40,36 @@ enum Command {
     Guest(guest::GuestCommand),
     /// Move one warmed guest by QEMU's own ways and by ours, in turn
     Migrate(migrate::MigrateArgs),
+    /// Move memory through our session and iperf3, in turn
+    Raw(raw::RawArgs),
+    /// One end of `raw`
+    #[command(hide = true)]
+    RawEnd(raw_end::EndArgs),
     /// Move a running guest between two hosts made on this machine, and report
     Demo(demo::DemoArgs),
+    /// Every benchmark at its smallest, to see that they work
+    Tiny,
+    /// Every benchmark at its full size, recorded in bench/record
+    All(suite::AllArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Guest(command) => guest::run(command),
         Command::Migrate(args) => migrate::run(&args),
+        Command::Raw(args) => raw::run(&args),
+        Command::RawEnd(args) => raw_end::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Tiny => suite::tiny(),
+        Command::All(args) => suite::all(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) if dwcp_hwtest::interrupt::requested() => ExitCode::from(INTERRUPTED),
         Err(error) => {
             eprintln!("dwcp-bench: {error:#}");
-            ExitCode::from(FAILED)
+            let lacks = error.downcast_ref::<dwcp_hwtest::probe::Missing>().is_some();
+            ExitCode::from(if lacks { LOCAL } else { FAILED })
         }
     }
 }
