@@ -62,7 +62,7 @@ pub(crate) struct MigrateArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Append to bench/record/<machine>/migrate.csv
+    /// Append to bench/record/MACHINE/migrate.csv
     #[arg(long)]
     record: bool,
 }

@@ -70,7 +70,7 @@ pub(crate) struct RawArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Append to bench/record/<machine>/raw.csv
+    /// Append to bench/record/MACHINE/raw.csv
     #[arg(long)]
     record: bool,
 }

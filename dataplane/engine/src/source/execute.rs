@@ -87,13 +87,21 @@ impl Job {
     }
 
     fn stop_guest(&mut self) {
+        // What can be asked and set before the pause begins is: each command costs downtime after it.
+        let before = self.with_qmp(|qmp, tuning| {
+            if tuning.can_hold_switchover() {
+                tuning::lift_downtime_limit(qmp)?;
+            }
+            qmp.execute_within("query-status", json!({}), RUN_STATE_TIMEOUT)
+        });
         let now = Instant::now();
         self.stopped_at.get_or_insert(now);
         self.phase("stop");
-        let stopped = self.with_qmp(|qmp, _| {
-            let before = qmp.execute_within("query-status", json!({}), RUN_STATE_TIMEOUT)?;
-            qmp.execute_within("stop", json!({}), RUN_STATE_TIMEOUT)?;
-            Ok(before)
+        let stopped = before.and_then(|before| {
+            self.with_qmp(|qmp, _| {
+                qmp.execute_within("stop", json!({}), RUN_STATE_TIMEOUT)?;
+                Ok(before)
+            })
         });
         self.events.push_back(match stopped {
             Ok(before) => {
@@ -108,10 +116,10 @@ impl Job {
     }
 
     fn let_switchover(&mut self) {
-        // Before the message, so that QEMU finds the limit lifted when it looks.
-        let lifted = self.with_qmp(|qmp, _| {
-            tuning::lift_downtime_limit(qmp)?;
-            Ok(Value::Null)
+        // A QEMU that cannot hold the switch-over would have used the lifted limit before the stop.
+        let lifted = self.with_qmp(|qmp, tuning| match tuning.can_hold_switchover() {
+            true => Ok(()),
+            false => tuning::lift_downtime_limit(qmp),
         });
         if let Err(text) = lifted {
             self.progress.note(&text);
