@@ -179,7 +179,7 @@ fn by_engine(
         &pair.source,
         dir.path(),
         &[
-            words("send --json --tls off --to"),
+            words("send --json --tls off --pause-timeout-ms 5000 --to"),
             vec![to, "--qmp".into(), path(&source.engine_qmp())],
             vec!["--state".into(), path(&dir.join("source-state"))],
         ]

@@ -356,6 +356,8 @@ fn send_words(setting: &Setting<'_>, dir: &WorkDir, source: &Qemu) -> Vec<String
     let state = dir.join("source-state").display().to_string();
     let mut words =
         words(&["send", "--json", "--tls", "off", "--qmp", &qmp, "--to", &to, "--state", &state]);
+    // Peers, guests and both ends share these cores: a late slice shall show as downtime.
+    words.extend(["--pause-timeout-ms".to_owned(), "5000".to_owned()]);
     words.extend(setting.send_words.iter().cloned());
     words
 }
