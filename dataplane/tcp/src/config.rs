@@ -42,7 +42,7 @@ pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(1);
 pub(crate) const ZERO_COPY_BYTES_MIN: usize = 32 << 10;
 
 /// Smallest slice worth sending by reference: below, handling pages costs more than copying.
-pub(crate) const BY_REFERENCE_BYTES_MIN: usize = 16 << 10;
+pub(crate) const BY_REFERENCE_BYTES_MIN: usize = 32 << 10;
 
 /// What the poll thread does when there is nothing to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,8 +87,8 @@ pub struct EndpointConfig {
     pub core: Option<usize>,
     /// Whether to try zero-copy sends.
     pub zero_copy: ZeroCopy,
-    /// Send slices from an arena in a file by reference (`sendfile`) instead of copying. The
-    /// slots are not reused before the peer's ack, which is what this needs.
+    /// Send slots by reference instead of copying them. They are not reused before the peer's
+    /// ack, which is what this needs.
     pub by_reference: bool,
     /// The kernel gives a connection up when sent bytes stay unacknowledged for so long.
     pub user_timeout: Duration,

@@ -146,10 +146,10 @@ impl Rail {
     /// How to send a slice of `len` bytes that lies in `buffer`.
     pub(crate) fn send_mode(&self, buffer: &Buffer, len: usize, by_reference: bool) -> SendMode {
         let probes = matches!(self.zero_copy, ZeroCopyState::ToProbe | ZeroCopyState::On);
-        let in_file = matches!(buffer, Buffer::Slot(slot) if slot.arena().is_in_file());
+        let is_slot = matches!(buffer, Buffer::Slot(_));
         if probes && len >= ZERO_COPY_BYTES_MIN && self.unnotified.len() < UNNOTIFIED_MAX {
             SendMode::ZeroCopy
-        } else if by_reference && in_file && len >= BY_REFERENCE_BYTES_MIN {
+        } else if by_reference && is_slot && len >= BY_REFERENCE_BYTES_MIN {
             SendMode::ByReference
         } else {
             SendMode::Copy

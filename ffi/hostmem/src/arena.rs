@@ -6,14 +6,14 @@
 
 use std::ops::Range;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create, sendfile};
 use rustix::io::Errno;
+use rustix::pipe::{IoSliceRaw, SpliceFlags, vmsplice};
 
 use crate::free_list::FreeList;
 use crate::map::Map;
@@ -46,8 +46,6 @@ pub enum Backing {
     Transparent,
     /// Small pages only.
     Small,
-    /// A memory file: its slots can be sent by reference.
-    File,
 }
 
 /// What the arena got, for the log line at arming.
@@ -69,8 +67,6 @@ pub struct ArenaReport {
 #[derive(Debug)]
 pub struct Arena {
     map: Map,
-    /// The memory file that is mapped, if it is one.
-    file: Option<OwnedFd>,
     slot_bytes: usize,
     slots: usize,
     backing: Backing,
@@ -104,37 +100,8 @@ impl Arena {
     ) -> Result<Arc<Self>, HostMemError> {
         let (slot_bytes, bytes) = sizes(slots, slot_bytes)?;
         let (map, backing) = Self::back(bytes, huge)?;
-        Ok(Self::of(map, None, slots, slot_bytes, backing))
-    }
-
-    /// Like [`Arena::new`], in a memory file, so that slots can be sent by reference
-    /// (`sendfile`). Huge pages only where the kernel gives them to shared memory.
-    ///
-    /// # Errors
-    /// As [`Arena::new`].
-    pub fn in_file(slots: usize, slot_bytes: usize) -> Result<Arc<Self>, HostMemError> {
-        let (slot_bytes, bytes) = sizes(slots, slot_bytes)?;
-        let failed = |source| HostMemError::Map { what: "a memory file", bytes, source };
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = memfd_create("dwcp-arena", flags).map_err(failed)?;
-        ftruncate(&file, bytes as u64).map_err(failed)?;
-        // Whoever got hold of the descriptor could otherwise make an access fault.
-        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-            .map_err(failed)?;
-        let map = Map::memory_file(file.as_fd(), bytes)?;
-        Ok(Self::of(map, Some(file), slots, slot_bytes, Backing::File))
-    }
-
-    fn of(
-        map: Map,
-        file: Option<OwnedFd>,
-        slots: usize,
-        slot_bytes: usize,
-        backing: Backing,
-    ) -> Arc<Self> {
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             map,
-            file,
             slot_bytes,
             slots,
             backing,
@@ -142,7 +109,7 @@ impl Arena {
             wanted: AtomicUsize::new(NOBODY),
             waiters: Mutex::default(),
             returned: Condvar::new(),
-        })
+        }))
     }
 
     fn back(bytes: usize, huge: HugePages) -> Result<(Map, Backing), HostMemError> {
@@ -232,7 +199,7 @@ impl Arena {
         let huge_bytes = match self.backing {
             Backing::Hugetlb => self.map.len(),
             Backing::Small => 0,
-            Backing::Transparent | Backing::File => {
+            Backing::Transparent => {
                 smaps::huge_bytes(self.map.ptr().addr().get(), self.map.len()).unwrap_or(0)
             }
         };
@@ -255,11 +222,6 @@ impl Arena {
         // SAFETY: index < slots, so the offset lies inside the map.
         let start = unsafe { self.map.ptr().add(index * self.slot_bytes) };
         (start, self.slot_bytes)
-    }
-
-    /// Whether its slots can be sent by reference.
-    pub fn is_in_file(&self) -> bool {
-        self.file.is_some()
     }
 
     fn give_back(&self, index: u32) {
@@ -292,27 +254,22 @@ impl Slot {
         &self.arena
     }
 
-    /// Hands `range` of the slot to `socket` by reference, as far as the socket takes it now
-    /// (blocking unless the socket is non-blocking): the bytes handed over. The descriptor of
-    /// the memory file stays here: through it safe code could change a borrowed slot.
+    /// Puts `range` of the slot into a pipe by reference (`vmsplice`), as far as the pipe has
+    /// room: the bytes put in. Does not block. On huge pages the references are few.
     ///
-    /// What was handed over is read again until the peer has it: change it before, and the
-    /// changed bytes arrive.
+    /// Whoever takes them out reads the slot's bytes of that moment, a socket again until its
+    /// peer has them: change the slot before, and the changed bytes arrive.
     ///
     /// # Errors
-    /// The socket's, or `INVAL` when the slot's arena is not in a file.
+    /// The pipe's; `AGAIN` when it is full.
     ///
     /// # Panics
     /// When `range` lies outside the slot.
-    pub fn send_by_reference(
-        &self,
-        socket: BorrowedFd<'_>,
-        range: Range<usize>,
-    ) -> Result<usize, Errno> {
-        assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of the slot");
-        let Some(file) = &self.arena.file else { return Err(Errno::INVAL) };
-        let mut offset = (self.index() * self.arena.slot_bytes + range.start) as u64;
-        sendfile(socket, file, Some(&mut offset), range.len())
+    pub fn lend_to_pipe(&self, pipe: BorrowedFd<'_>, range: Range<usize>) -> Result<usize, Errno> {
+        let bytes = IoSliceRaw::from_slice(&self[range]);
+        // SAFETY: the range is mapped, and without GIFT the kernel only reads it, keeping its
+        // own references to the pages for as long as it does.
+        unsafe { vmsplice(pipe, &[bytes], SpliceFlags::NONBLOCK) }
     }
 
     /// Its first byte. Made without a reference, so it stays good while the slot is moved.
@@ -362,8 +319,7 @@ fn sizes(slots: usize, slot_bytes: usize) -> Result<(usize, usize), HostMemError
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-    use std::os::unix::net::UnixStream;
+    use std::os::fd::AsFd;
 
     use super::*;
 
@@ -441,7 +397,6 @@ mod tests {
 
     #[test]
     fn absurd_sizes_are_refused() {
-        assert!(Arena::in_file(0, 1).is_err());
         for (slots, bytes) in
             [(0, 1), (1, 0), (usize::MAX, 1), (2, usize::MAX - 5), (16_384, usize::MAX / 4)]
         {
@@ -453,19 +408,16 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_in_a_file_is_the_bytes_of_the_file() {
-        let arena = Arena::in_file(3, 5000).unwrap();
+    fn a_lent_slot_is_read_through_the_pipe() {
+        let arena = Arena::new(3, 5000, HugePages::Auto).unwrap();
         let mut slots: Vec<Slot> = std::iter::from_fn(|| arena.take()).collect();
         slots[2][100..103].copy_from_slice(b"abc");
-        let (near, mut far) = UnixStream::pair().unwrap();
-        assert_eq!(slots[2].send_by_reference(near.as_fd(), 100..103), Ok(3));
+        let (out, into) = rustix::pipe::pipe().unwrap();
+        assert_eq!(slots[2].lend_to_pipe(into.as_fd(), 100..103), Ok(3));
+        slots[2][101] = b'B';
         let mut bytes = [0; 3];
-        far.read_exact(&mut bytes).unwrap();
-        assert_eq!(&bytes, b"abc");
-        assert!(ftruncate(arena.file.as_ref().unwrap(), 0).is_err(), "the file can shrink");
-        let plain = Arena::new(1, 1, HugePages::Never).unwrap();
-        let slot = plain.take().unwrap();
-        assert_eq!(slot.send_by_reference(near.as_fd(), 0..1), Err(Errno::INVAL));
+        assert_eq!(rustix::io::read(&out, &mut bytes), Ok(3));
+        assert_eq!(&bytes, b"aBc", "by reference, not by value");
     }
 
     #[test]

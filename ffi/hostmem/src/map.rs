@@ -65,15 +65,6 @@ impl Map {
         Ok(Self::whole(ptr.cast(), len))
     }
 
-    /// A shared map of a whole memory file of `len` bytes, faulted in.
-    pub(crate) fn memory_file(file: BorrowedFd<'_>, len: usize) -> Result<Self, HostMemError> {
-        let map = Self::shared(file, len)?;
-        let _ = map.advise(Advice::LinuxHugepage);
-        let _ = map.advise(Advice::LinuxDontFork);
-        map.populate()?;
-        Ok(map)
-    }
-
     pub(crate) fn ptr(&self) -> NonNull<u8> {
         self.ptr
     }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::Buffer;
+use crate::by_reference::Pipe;
 
 /// Names one operation; good for [`crate::Ring::cancel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -68,20 +69,26 @@ pub(crate) enum Kind {
     Send,
     SendZeroCopy,
     /// Handed over by this thread, piece by piece; the ring only waits for the socket.
-    SendByReference {
-        /// First byte that was not handed over.
-        at: usize,
-        /// End of the bytes.
-        end: usize,
-        /// Bytes handed over.
-        sent: usize,
-    },
+    SendByReference,
     Recv,
+}
+
+/// Where a send by reference stands.
+#[derive(Debug)]
+pub(crate) struct ByReference {
+    pub(crate) pipe: Pipe,
+    /// First byte that was not handed over.
+    pub(crate) at: usize,
+    /// End of the bytes.
+    pub(crate) end: usize,
+    /// Bytes handed over.
+    pub(crate) sent: usize,
 }
 
 #[derive(Debug)]
 pub(crate) struct InFlight {
     pub(crate) kind: Kind,
+    pub(crate) by_reference: Option<ByReference>,
     pub(crate) tag: u64,
     pub(crate) buffer: Buffer,
     /// Keeps the descriptor's number from being reused before the kernel has looked it up.
@@ -165,6 +172,7 @@ mod tests {
         let file = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         InFlight {
             kind: Kind::Send,
+            by_reference: None,
             tag: 1,
             buffer: Buffer::Heap(vec![0; 8]),
             file: Arc::new(file),

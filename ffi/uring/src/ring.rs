@@ -15,8 +15,9 @@ use dwcp_hostmem::Arena;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::io::Errno;
 
-use crate::ops::{InFlight, Kind, OpTable};
-use crate::{Buffer, Completion, Event, OpId, Rejected, RingError, Waker, by_reference};
+use crate::by_reference::{Pipe, block_broken_pipe_signal};
+use crate::ops::{ByReference, InFlight, Kind, OpTable};
+use crate::{Buffer, Completion, Event, OpId, Rejected, RingError, Waker};
 
 /// Operation that watches the waker's eventfd.
 const WAKE: u64 = u64::MAX;
@@ -59,9 +60,9 @@ pub enum SendMode {
     Copy,
     /// The kernel sends from the buffer itself if the path allows; a `Notified` follows.
     ZeroCopy,
-    /// The kernel sends the pages of a slot whose arena is in a file, without copying and
-    /// without ever saying when it is done. `Sent` means handed over: what changes before the
-    /// peer has it arrives changed. Other buffers are copied.
+    /// The kernel sends a slot's own pages, without copying and without ever saying when it is
+    /// done. `Sent` means handed over: what changes before the peer has it arrives changed.
+    /// Buffers that are no slots are copied.
     ByReference,
 }
 
@@ -75,6 +76,8 @@ pub struct Ring {
     defers_task_work: bool,
     /// Operations that ended without the kernel's ring.
     ended: VecDeque<Completion>,
+    /// Empty pipes for sends by reference: one per send that was ever in flight at once.
+    pipes: Vec<Pipe>,
     /// The kernel binds the ring to the thread that made it.
     _thread_bound: PhantomData<*mut ()>,
 }
@@ -89,7 +92,7 @@ impl Ring {
             Ok(ring) => (ring, true),
             Err(_) => (Self::build(config, false).map_err(RingError::Setup)?, false),
         };
-        by_reference::block_broken_pipe_signal();
+        block_broken_pipe_signal();
         let waker = Waker::new().map_err(RingError::Waker)?;
         let mut ring = Self {
             ring,
@@ -99,6 +102,7 @@ impl Ring {
             arena: None,
             defers_task_work,
             ended: VecDeque::with_capacity(config.ops_max as usize),
+            pipes: Vec::new(),
             _thread_bound: PhantomData,
         };
         ring.arm_wake().map_err(RingError::Enter)?;
@@ -172,9 +176,11 @@ impl Ring {
         range: Range<usize>,
         mode: SendMode,
     ) -> Result<OpId, Rejected> {
-        let is_in_file = matches!(&buffer, Buffer::Slot(slot) if slot.arena().is_in_file());
-        if mode == SendMode::ByReference && is_in_file {
-            return self.send_by_reference(tag, socket, buffer, range);
+        if mode == SendMode::ByReference && matches!(buffer, Buffer::Slot(_)) {
+            // Without a pipe (too many open files) it is copied.
+            if let Some(pipe) = self.pipes.pop().or_else(|| Pipe::new().ok()) {
+                return self.send_by_reference(tag, socket, buffer, range, pipe);
+            }
         }
         if mode == SendMode::ZeroCopy {
             return self.send_zero_copy(tag, socket, buffer, range);
@@ -207,14 +213,21 @@ impl Ring {
         socket: &Arc<OwnedFd>,
         buffer: Buffer,
         range: Range<usize>,
+        pipe: Pipe,
     ) -> Result<OpId, Rejected> {
         check_range(&buffer, &range);
         // Room for the poll that may have to follow.
         if let Err(source) = self.make_room() {
             return Err(Rejected { buffer, source });
         }
-        let kind = Kind::SendByReference { at: range.start, end: range.end, sent: 0 };
-        let id = self.insert(InFlight { kind, tag, buffer, file: Arc::clone(socket) })?;
+        let state = ByReference { pipe, at: range.start, end: range.end, sent: 0 };
+        let id = self.insert(InFlight {
+            kind: Kind::SendByReference,
+            by_reference: Some(state),
+            tag,
+            buffer,
+            file: Arc::clone(socket),
+        })?;
         self.hand_over(id);
         Ok(id)
     }
@@ -222,17 +235,17 @@ impl Ring {
     /// Hands the socket what it takes; asks the ring to say when it takes more, or ends `id`.
     fn hand_over(&mut self, id: OpId) {
         let Some(op) = self.ops.get_mut(id) else { return };
-        let InFlight { kind: Kind::SendByReference { at, end, sent }, buffer, file, .. } = op
+        let InFlight { by_reference: Some(state), buffer: Buffer::Slot(slot), file, .. } = op
         else {
             return;
         };
-        let Buffer::Slot(slot) = buffer else { return };
-        let result = by_reference::send(slot, file, *at..*end);
+        let result = state.pipe.send(slot, file, state.at..state.end);
         if let Ok(count) = result {
-            *at += count;
-            *sent += count;
+            state.at += count;
+            state.sent += count;
         }
-        let (is_done, sent, fd) = (*at == *end, *sent, types::Fd(file.as_raw_fd()));
+        let (is_done, sent) = (state.at == state.end, state.sent);
+        let fd = types::Fd(file.as_raw_fd());
         match result {
             Ok(_) if is_done => self.end_send(id, Ok(sent)),
             Ok(_) | Err(Errno::AGAIN) => {
@@ -247,10 +260,11 @@ impl Ring {
     }
 
     fn end_send(&mut self, id: OpId, result: io::Result<usize>) {
-        if let Some(InFlight { tag, buffer, .. }) = self.ops.remove(id) {
-            let event = Event::Sent { result, buffer: Some(buffer) };
-            self.ended.push_back(Completion { op: id, tag, event });
-        }
+        let Some(InFlight { tag, buffer, by_reference, .. }) = self.ops.remove(id) else { return };
+        // A pipe with bytes in it would put them before those of the next operation.
+        self.pipes.extend(by_reference.map(|state| state.pipe).filter(Pipe::is_empty));
+        let event = Event::Sent { result, buffer: Some(buffer) };
+        self.ended.push_back(Completion { op: id, tag, event });
     }
 
     fn insert(&mut self, op: InFlight) -> Result<OpId, Rejected> {
@@ -303,7 +317,8 @@ impl Ring {
         if let Err(source) = self.make_room() {
             return Err(Rejected { buffer, source });
         }
-        let id = self.insert(InFlight { kind, tag, buffer, file: Arc::clone(socket) })?;
+        let file = Arc::clone(socket);
+        let id = self.insert(InFlight { kind, by_reference: None, tag, buffer, file })?;
         self.push(entry.user_data(id.to_user_data()));
         Ok(id)
     }
@@ -438,7 +453,7 @@ impl Ring {
             return Some(Completion { op, tag, event: Event::Notified { buffer, was_copied } });
         }
         let result = outcome(entry.result());
-        if let Kind::SendByReference { .. } = self.ops.get(op)?.kind {
+        if self.ops.get(op)?.kind == Kind::SendByReference {
             match result {
                 // The socket takes more, or is broken, which the next attempt tells.
                 Ok(_) => self.hand_over(op),

@@ -122,7 +122,7 @@ fn zero_copy_gives_the_buffer_back_once_with_the_notification() {
 fn by_reference_the_whole_slot_arrives_while_the_ring_receives() {
     let mut ring = ring();
     let (near, mut far) = pair();
-    let arena = Arena::in_file(1, 8 << 20).unwrap();
+    let arena = Arena::new(1, 8 << 20, HugePages::Auto).unwrap();
     let mut slot = arena.take().unwrap();
     let bytes = pattern(slot.len());
     slot.copy_from_slice(&bytes);
@@ -151,7 +151,7 @@ fn by_reference_the_whole_slot_arrives_while_the_ring_receives() {
 
 #[test]
 fn by_reference_a_cancel_or_a_broken_connection_gives_the_slot_back() {
-    let arena = Arena::in_file(1, 8 << 20).unwrap();
+    let arena = Arena::new(1, 8 << 20, HugePages::Auto).unwrap();
     for breaks in [false, true] {
         let mut ring = ring();
         let (near, far) = pair();
