@@ -5,12 +5,14 @@
 //! CPU time is read when it has ended.
 
 use std::io::Read;
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use dwcp_hostmem::online_cores;
 use dwcp_hwtest::cpu::CpuTime;
 use dwcp_hwtest::net::{HostPair, Link};
 use dwcp_hwtest::qemu::owned_command;
@@ -188,30 +190,12 @@ impl End {
             Mover::Iperf3 | Mover::Iperf3Z => Path::new("iperf3").to_owned(),
         };
         let mut command = owned_command(Some(host), &program);
-        match mover {
-            Mover::Dwcp => {
-                let role = if is_target { "target" } else { "source" };
-                command.args(["raw-end", "--role", role]);
-                command.args(["--address", &format!("{address}:{PORT}")]);
-                command.args(["--seconds", &seconds.to_string()]);
-                command.args(["--streams", &shape.streams.to_string()]);
-                command.args(["--slice-bytes", &shape.slice_bytes.to_string()]);
-                command.args(["--window", &shape.window.to_string()]);
-                if let Ok(pins) = std::env::var("PINS") {
-                    let v: Vec<&str> = pins.split(',').collect();
-                    command.args(["--core", v[is_target as usize]]);
-                }
-            }
-            Mover::Iperf3 | Mover::Iperf3Z if is_target => {
-                command.args(["-s", "-1", "-J", "-p", &PORT.to_string()]);
-            }
-            Mover::Iperf3 | Mover::Iperf3Z => {
-                command.args(["-c", &address.to_string(), "-p", &PORT.to_string(), "-J"]);
-                command.args(["-C", "cubic", "-l", "256K", "-t", &seconds.ceil().to_string()]);
-                command.args(["-P", &shape.streams.to_string()]);
-                command.args((mover == Mover::Iperf3Z).then_some("-Z"));
-            }
-        }
+        command.args(match mover {
+            Mover::Dwcp => dwcp_words(address, is_target, seconds, shape),
+            Mover::Iperf3 | Mover::Iperf3Z if is_target => iperf3_server_words(),
+            Mover::Iperf3 => iperf3_words(address, seconds, shape),
+            Mover::Iperf3Z => [iperf3_words(address, seconds, shape), words("-Z")].concat(),
+        });
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let name =
             format!("{} at the {}", mover.name(), if is_target { "target" } else { "source" });
@@ -245,6 +229,34 @@ impl End {
             serde_json::from_str(&text).with_context(|| format!("{}: {text}", self.name))?;
         Ok((value, cpu_s))
     }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+fn dwcp_words(address: IpAddr, is_target: bool, seconds: f64, shape: &Shape) -> Vec<String> {
+    let Shape { streams, slice_bytes, window } = shape;
+    let role = if is_target { "target" } else { "source" };
+    let mut line = format!("raw-end --role {role} --address {address}:{PORT}");
+    line += &format!(" --seconds {seconds} --streams {streams}");
+    line += &format!(" --slice-bytes {slice_bytes} --window {window}");
+    // Our poll threads are pinned wherever they run: each end has a core of its own.
+    let cores = online_cores();
+    let core = if is_target { cores.last() } else { cores.first() };
+    if let Some(core) = core {
+        line += &format!(" --core {core}");
+    }
+    words(&line)
+}
+
+fn iperf3_server_words() -> Vec<String> {
+    words(&format!("-s -1 -J -p {PORT}"))
+}
+
+fn iperf3_words(address: IpAddr, seconds: f64, shape: &Shape) -> Vec<String> {
+    let (seconds, streams) = (seconds.ceil(), shape.streams);
+    words(&format!("-c {address} -p {PORT} -J -C cubic -l 256K -t {seconds} -P {streams}"))
 }
 
 impl Drop for End {

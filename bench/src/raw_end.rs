@@ -23,7 +23,7 @@ const JOB_TAG: u32 = 0x7261_7721;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Time the target lets slices gather when it has none: being woken for each costs more.
-const LINGER: Duration = Duration::from_micros(100);
+const LINGER: Duration = Duration::from_micros(500);
 
 /// Which end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,10 +41,10 @@ pub(crate) struct Shape {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) streams: u16,
     /// Bytes of a slice's body
-    #[arg(long, default_value_t = 256 << 10, value_parser = clap::value_parser!(u32).range(4096..=i64::from(PAYLOAD_MAX)))]
+    #[arg(long, default_value_t = 512 << 10, value_parser = clap::value_parser!(u32).range(4096..=i64::from(PAYLOAD_MAX)))]
     pub(crate) slice_bytes: u32,
     /// Unacked slices
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) window: u32,
 }
 
@@ -145,7 +145,11 @@ fn fill(arena: &Arc<Arena>) {
 }
 
 fn send(endpoint: &Endpoint, arena: &Arc<Arena>, shape: &Shape, seq: u64) -> Result<()> {
-    let slot = arena.take_timeout(PATIENCE).context("no slot comes back")?;
+    if arena.free_slots() == 0 {
+        // Being woken for every slot costs more than sending it.
+        arena.wait_free(arena.slots().div_ceil(2), PATIENCE);
+    }
+    let slot = arena.take().context("no slot comes back")?;
     let range = HEADROOM_BYTES..HEADROOM_BYTES + shape.slice_bytes as usize;
     endpoint.submit(Outbound {
         channel: Channel::Pages,
