@@ -1,10 +1,11 @@
 //! One end of the raw measurement, a process of its own: moves slices from an arena to an arena.
 //!
-//! The source submits slots that are never written again; the target verifies (in its poll loop)
-//! and drops. Both print one JSON object at the end.
+//! The source submits slots that are never written again; the target verifies and consumes in its
+//! poll loop. Both print one JSON object at the end.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,7 +14,8 @@ use crossbeam::channel::Receiver;
 use dwcp_hostmem::{Arena, HugePages, pin_current_thread};
 use dwcp_session::SessionConfig;
 use dwcp_tcp::{
-    Body, Endpoint, EndpointConfig, HEADROOM_BYTES, Inbound, NetEvent, Outbound, PollMode,
+    Body, Endpoint, EndpointConfig, HEADROOM_BYTES, Inbound, NetEvent, Outbound, PagesSink,
+    PollMode,
 };
 use dwcp_wire::{Channel, Epoch, PAYLOAD_MAX, RailId, ReasonCode, SliceFlags};
 use serde_json::json;
@@ -21,9 +23,6 @@ use serde_json::json;
 const JOB_TAG: u32 = 0x7261_7721;
 /// Longest wait for the peer, a connection or the last ack.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Time the target lets slices gather when it has none: being woken for each costs more.
-const LINGER: Duration = Duration::from_micros(500);
 
 /// Which end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -44,7 +43,7 @@ pub(crate) struct Shape {
     #[arg(long, default_value_t = 512 << 10, value_parser = clap::value_parser!(u32).range(4096..=i64::from(PAYLOAD_MAX)))]
     pub(crate) slice_bytes: u32,
     /// Unacked slices
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) window: u32,
 }
 
@@ -64,6 +63,8 @@ pub(crate) struct EndArgs {
     shape: Shape,
 }
 
+type Started = (Endpoint, Receiver<NetEvent>, Arc<Arena>);
+
 pub(crate) fn run(args: &EndArgs) -> Result<()> {
     match args.role {
         Role::Source => source(args),
@@ -71,7 +72,7 @@ pub(crate) fn run(args: &EndArgs) -> Result<()> {
     }
 }
 
-fn start(args: &EndArgs) -> Result<(Endpoint, Receiver<NetEvent>, Arc<Arena>)> {
+fn start(args: &EndArgs, sink: Option<PagesSink>) -> Result<Started> {
     let shape = &args.shape;
     if let Some(core) = args.core {
         pin_current_thread(core)?;
@@ -90,7 +91,10 @@ fn start(args: &EndArgs) -> Result<(Endpoint, Receiver<NetEvent>, Arc<Arena>)> {
         core: args.core,
         ..EndpointConfig::new(JOB_TAG, Epoch(1), Arc::clone(&arena))
     };
-    let (endpoint, events) = Endpoint::start(config)?;
+    let (endpoint, events) = match sink {
+        Some(sink) => Endpoint::start_with_sink(config, sink)?,
+        None => Endpoint::start(config)?,
+    };
     Ok((endpoint, events, arena))
 }
 
@@ -98,7 +102,7 @@ fn start(args: &EndArgs) -> Result<(Endpoint, Receiver<NetEvent>, Arc<Arena>)> {
 
 fn source(args: &EndArgs) -> Result<()> {
     let shape = &args.shape;
-    let (endpoint, events, arena) = start(args)?;
+    let (endpoint, events, arena) = start(args, None)?;
     fill(&arena);
     for id in 0..shape.streams {
         endpoint.add_rail(connect(args.address)?, RailId(id))?;
@@ -107,11 +111,8 @@ fn source(args: &EndArgs) -> Result<()> {
     let deadline = started + Duration::from_secs_f64(args.seconds);
     let mut seq = 0;
     while Instant::now() < deadline {
-        if let Err(error) = send(&endpoint, &arena, shape, seq) {
-            eprintln!("{:?}", endpoint.stats());
-            look_for_trouble(&events)?;
-            return Err(error);
-        }
+        send(&endpoint, &arena, shape, seq)
+            .with_context(|| format!("the session stands still: {:?}", endpoint.stats()))?;
         seq += 1;
         look_for_trouble(&events)?;
     }
@@ -187,31 +188,28 @@ fn look_for_trouble(events: &Receiver<NetEvent>) -> Result<()> {
 // ---- target --------------------------------------------------------------------------------
 
 fn target(args: &EndArgs) -> Result<()> {
-    let (endpoint, events, _arena) = start(args)?;
+    let arrived = Arc::new(AtomicU64::new(0));
+    let bytes = Arc::clone(&arrived);
+    // Verified when it comes here; a slot that is used up at once stays in the cache.
+    let sink = move |slice: &Inbound| {
+        bytes.fetch_add(slice.body.bytes().len() as u64, Ordering::Relaxed);
+        true
+    };
+    let (endpoint, events, _arena) = start(args, Some(Box::new(sink)))?;
     let listener = TcpListener::bind(args.address)?;
     for id in 0..args.shape.streams {
         endpoint.add_rail(listener.accept()?.0, RailId(id))?;
     }
-    let mut bytes = 0;
+    let limit = Duration::from_secs_f64(args.seconds) + PATIENCE;
     loop {
-        if events.is_empty() {
-            std::thread::sleep(LINGER);
-        }
-        match events
-            .recv_timeout(PATIENCE)
-            .with_context(|| format!("the source says nothing {:?}", endpoint.stats()))?
-        {
-            NetEvent::Inbound(slice) => {
-                let Inbound { channel, seq, body, .. } = slice;
-                bytes += body.bytes().len() as u64;
-                drop(body);
-                endpoint.consumed(channel, seq);
-            }
+        match events.recv_timeout(limit).context("the source does not end")? {
             NetEvent::AllRailsDown => break,
             NetEvent::Fatal(error) => return Err(error.into()),
+            NetEvent::Inbound(slice) => bail!("slice {} was not consumed", slice.seq),
             NetEvent::RailUp { .. } | NetEvent::RailDown { .. } | NetEvent::PeerGoodbye { .. } => {}
         }
     }
+    let bytes = arrived.load(Ordering::Relaxed);
     let stats = endpoint.stats();
     endpoint.close(ReasonCode::Finished, Duration::ZERO);
     println!(
