@@ -17,12 +17,17 @@ use dwcp_wire::{Channel, RailId, ReasonCode};
 
 use crate::config::RAIL_EVENTS;
 use crate::mail::{Inbox, NewRail, Outbox, Request, deliveries_max, mailboxes};
-use crate::poll::Poll;
+use crate::poll::{Outlets, Poll};
 use crate::rail::RailBuffers;
 use crate::stats::Published;
 use crate::{
-    Closed, EndpointConfig, HEADROOM_BYTES, NetEvent, NetStats, Outbound, StartError, SubmitError,
+    Closed, EndpointConfig, HEADROOM_BYTES, Inbound, NetEvent, NetStats, Outbound, StartError,
+    SubmitError,
 };
+
+/// Takes a Pages slice in the poll thread; `true` when it is used up. It must not block, and
+/// while it works nothing is sent or received: a millisecond is much.
+pub type PagesSink = Box<dyn FnMut(&Inbound) -> bool + Send>;
 
 /// One side of a session over TCP. Clones are handles to the same poll thread.
 #[derive(Clone)]
@@ -42,6 +47,26 @@ impl Endpoint {
     /// # Errors
     /// [`StartError`].
     pub fn start(config: EndpointConfig) -> Result<(Self, Receiver<NetEvent>), StartError> {
+        Self::launch(config, None)
+    }
+
+    /// Like [`Endpoint::start`], with a consumer of Pages slices that runs in the poll thread:
+    /// the bytes still lie in its core's cache, and no other thread has to be woken. What the
+    /// sink has used up is consumed; what it declines goes the usual way, as an event.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start_with_sink(
+        config: EndpointConfig,
+        sink: PagesSink,
+    ) -> Result<(Self, Receiver<NetEvent>), StartError> {
+        Self::launch(config, Some(sink))
+    }
+
+    fn launch(
+        config: EndpointConfig,
+        sink: Option<PagesSink>,
+    ) -> Result<(Self, Receiver<NetEvent>), StartError> {
         check_arena(&config)?;
         let session = Session::new(config.session.clone())?;
         let window_in = config.session.window_in_slices;
@@ -49,7 +74,8 @@ impl Endpoint {
         let (event_in, event_out) = bounded(deliveries_max(window_in) + RAIL_EVENTS);
         let published = Arc::new(Published::default());
         let (started_in, started_out) = bounded(1);
-        let parts = (config.clone(), session, inbox, event_in, Arc::clone(&published));
+        let outlets = Outlets { events: event_in, sink, published: Arc::clone(&published) };
+        let parts = (config.clone(), session, inbox, outlets);
         let thread = std::thread::Builder::new()
             .name(config.label.clone())
             .spawn(move || poll_thread(parts, &started_in))
@@ -179,12 +205,12 @@ impl Drop for Handle {
     }
 }
 
-type Parts = (EndpointConfig, Session, Inbox, Sender<NetEvent>, Arc<Published>);
+type Parts = (EndpointConfig, Session, Inbox, Outlets);
 
 fn poll_thread(parts: Parts, started: &Sender<Result<Waker, StartError>>) {
-    let (config, session, inbox, events, published) = parts;
+    let (config, session, inbox, outlets) = parts;
     let pinned = config.core.map_or(Ok(()), pin_current_thread).map_err(StartError::Pin);
-    let poll = pinned.and_then(|()| Poll::new(config, session, inbox, events, published));
+    let poll = pinned.and_then(|()| Poll::new(config, session, inbox, outlets));
     match poll {
         Ok(poll) => {
             let _ = started.send(Ok(poll.waker()));

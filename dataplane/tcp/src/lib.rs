@@ -33,7 +33,7 @@ mod stats;
 mod table;
 
 pub use config::{EndpointConfig, PollMode, ZeroCopy};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, PagesSink};
 pub use error::{Closed, DownReason, FatalError, StartError, SubmitError};
 pub use event::NetEvent;
 pub use slice::{Body, HEADROOM_BYTES, Inbound, Outbound, SLOT_BYTES};

@@ -5,8 +5,8 @@ mod common;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{HANG, Seen, Side, WINDOW, config, join, pair, side, slice, wait_for};
-use dwcp_tcp::{Body, NetEvent, PollMode, ZeroCopy};
+use common::{HANG, Seen, Side, WINDOW, check, config, join, pair, side, slice, wait_for};
+use dwcp_tcp::{Body, Endpoint, Inbound, NetEvent, PagesSink, PollMode, ZeroCopy};
 use dwcp_wire::{Channel, ReasonCode};
 
 /// Sends `counts[channel]` slices of each channel, interleaved.
@@ -72,6 +72,34 @@ fn one_rail_alone_and_every_poll_mode() {
         both_ways(&a, &b, [3, 10, 40], [2, 5, 30]);
         leave(&a, &b);
     }
+}
+
+#[test]
+fn a_sink_takes_pages_in_the_loop_and_may_decline() {
+    let a = side(config());
+    let (seen_in, seen_out) = crossbeam::channel::unbounded();
+    let settings = config();
+    let arena_in = std::sync::Arc::clone(&settings.arena);
+    let sink: PagesSink = Box::new(move |slice: &Inbound| {
+        check(slice);
+        let takes = !slice.seq.is_multiple_of(3);
+        if takes {
+            seen_in.send(slice.seq).unwrap();
+        }
+        takes
+    });
+    let (endpoint, events) = Endpoint::start_with_sink(settings, sink).unwrap();
+    let arena_out = dwcp_hostmem::Arena::new(1, 1, dwcp_hostmem::HugePages::Never).unwrap();
+    let b = Side { endpoint, events, arena_in, arena_out };
+    let _breaker = join(&a, &b, 1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| send_all(&a, [4, 10, 300]));
+        Seen::default().until(&b, |seen| seen.counts == [4, 10, 100]);
+    });
+    wait_for("the last ack", || a.endpoint.unacked().0 == 0);
+    let taken: std::collections::BTreeSet<u64> = seen_out.try_iter().collect();
+    assert!(taken.into_iter().eq((0..300).filter(|seq| seq % 3 != 0)));
+    leave(&a, &b);
 }
 
 #[test]

@@ -27,7 +27,9 @@ use crate::rail::Rail;
 use crate::slice::{Inbound, Prepared};
 use crate::stats::Published;
 use crate::table::{Key, Table};
-use crate::{DownReason, EndpointConfig, FatalError, NetEvent, NetStats, PollMode, StartError};
+use crate::{
+    DownReason, EndpointConfig, FatalError, NetEvent, NetStats, PagesSink, PollMode, StartError,
+};
 
 /// How long to sleep at most when something must be looked at again that wakes nobody.
 const RETRY: Duration = Duration::from_millis(10);
@@ -65,12 +67,20 @@ enum Phase {
     Ended,
 }
 
+/// Where what comes in goes.
+pub(crate) struct Outlets {
+    pub(crate) events: Sender<NetEvent>,
+    pub(crate) sink: Option<PagesSink>,
+    pub(crate) published: Arc<Published>,
+}
+
 pub(crate) struct Poll {
     config: EndpointConfig,
     session: Session,
     ring: Ring,
     inbox: Inbox,
     events: Sender<NetEvent>,
+    sink: Option<PagesSink>,
     published: Arc<Published>,
     rails: Vec<Option<Rail>>,
     outgoing: Table<Outgoing>,
@@ -96,9 +106,9 @@ impl Poll {
         config: EndpointConfig,
         session: Session,
         inbox: Inbox,
-        events: Sender<NetEvent>,
-        published: Arc<Published>,
+        outlets: Outlets,
     ) -> Result<Self, StartError> {
+        let Outlets { events, sink, published } = outlets;
         let mut ring = Ring::new(RingConfig { entries: RING_ENTRIES, ops_max: RING_OPS })?;
         if config.zero_copy == crate::ZeroCopy::Probe {
             // Without it zero-copy works as well, pinning pages at every send.
@@ -116,6 +126,7 @@ impl Poll {
             ring,
             inbox,
             events,
+            sink,
             published,
             rails: Vec::with_capacity(dwcp_session::RAILS_MAX),
             outgoing: Table::new(),
@@ -353,6 +364,14 @@ impl Poll {
     fn deliver(&mut self, key: Key) {
         let held = self.incoming.get_mut(key).expect("the session delivers what was received");
         if let Incoming::Held(slice) = std::mem::replace(held, Incoming::Delivered) {
+            if key.0 == Channel::Pages && self.sink.as_mut().is_some_and(|sink| sink(&slice)) {
+                // Before the ack can go out: the slot is the next slice's.
+                drop(slice);
+                self.incoming.remove(key);
+                self.session.consumed(self.now, key.0, key.1);
+                self.consumed_last = self.now;
+                return;
+            }
             self.delivered += 1;
             self.published.on_delivered();
             self.tell(NetEvent::Inbound(slice));
