@@ -4,6 +4,7 @@
 mod demo;
 mod demo_report;
 mod guest;
+mod host_memory;
 mod migrate;
 mod migrate_limit;
 mod migrate_mode;

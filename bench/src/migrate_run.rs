@@ -18,12 +18,15 @@ use dwcp_hwtest::workdir::WorkDir;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::host_memory::Backed;
 use crate::migrate_limit::NullSink;
 use crate::migrate_mode::Mode;
 
 const PORT: u16 = 8085;
 /// How long the guest is watched before it is moved.
 const UNDISTURBED: Duration = Duration::from_secs(2);
+/// Memory that is freshly freed before a run, in guests: for the target and what moves it.
+const BACKED_GUESTS: u64 = 2;
 /// Ticks waited for on the target.
 const TICKS_AFTER: u64 = 40;
 const TICKS_LIMIT: Duration = Duration::from_secs(60);
@@ -157,11 +160,14 @@ pub(crate) fn run(setting: &Setting<'_>, mode: Mode, round: u32) -> Result<Run> 
     Ok(run)
 }
 
-fn watch_undisturbed(prepared: &mut Prepared) -> Result<()> {
+/// Watches the guest on its own; afterwards the memory it will arrive in is free and there.
+fn watch_undisturbed(setting: &Setting<'_>, prepared: &mut Prepared) -> Result<()> {
+    let memory = Backed::take((setting.guest.memory_mb << 20) * BACKED_GUESTS);
     let goal = Instant::now() + UNDISTURBED;
     while Instant::now() < goal {
         prepared.source.ticks().wait_for(1, TICKS_LIMIT)?;
     }
+    drop(memory);
     Ok(())
 }
 
@@ -177,7 +183,7 @@ fn by_qemu(setting: &Setting<'_>, mut prepared: Prepared, method: Method) -> Res
     migrate::configure(&mut target, method)?;
     let uri = format!("tcp:{}:{PORT}", setting.pair.target.address());
     migrate::listen(&mut target, &uri)?;
-    watch_undisturbed(&mut prepared)?;
+    watch_undisturbed(setting, &mut prepared)?;
     let target_cpu = CpuTime::of(target.pid())?;
     let mark = mark(setting, &prepared.source)?;
     migrate::start(&mut prepared.source, &uri)?;
@@ -265,7 +271,7 @@ fn into_sink(setting: &Setting<'_>, mut prepared: Prepared, method: Method) -> R
     let socket = dir.join("sink.sock");
     let sink = NullSink::listen(&socket)?;
     migrate::configure(&mut prepared.source, method)?;
-    watch_undisturbed(&mut prepared)?;
+    watch_undisturbed(setting, &mut prepared)?;
     let mark = mark(setting, &prepared.source)?;
     migrate::start(&mut prepared.source, &format!("unix:{}", socket.display()))?;
     let result = migrate::finish(&mut prepared.source, setting.run_limit)?;
@@ -297,7 +303,7 @@ fn by_engine(setting: &Setting<'_>, mut prepared: Prepared) -> Result<Run> {
         false,
     )?;
     receive.ready(&ready)?;
-    watch_undisturbed(&mut prepared)?;
+    watch_undisturbed(setting, &mut prepared)?;
     let mark = mark(setting, &prepared.source)?;
     let words = send_words(setting, &dir, &prepared.source);
     let mut send = Engine::start(binary, &setting.pair.source, dir.path(), &words, false)?;
