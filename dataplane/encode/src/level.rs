@@ -11,8 +11,9 @@
 //!
 //! The link's rate is only seen while it is the bottleneck: when more bytes are unacked than
 //! one round trip explains, the rate of acks is the link's. When frames wait for a worker and
-//! the link does not, its rate is higher than believed, and the belief is raised until the
-//! encoder gets out of the way; on an unknown link that means no compression at once.
+//! the link does not, either its rate is higher than believed or the workers are slower: the belief
+//! is raised a little with every sample, until the encoder is out of the way; on an unknown link
+//! that means no compression at once.
 
 /// Codec and level of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,8 +76,9 @@ const ENCODER_HEADROOM: f64 = 1.1;
 const CHANGE_COST_MAX: f64 = 0.98;
 /// ...and switching compression on at least this one: it costs CPU that others may want.
 const SWITCH_ON_COST_MAX: f64 = 0.85;
-/// How much faster than believed a link is taken to be when it starves.
-const STARVED_RAISE: f64 = 1.5;
+/// How much faster than believed a link is taken to be with every sample in which it starves. Small,
+/// since a worker that lost its core for a moment looks the same.
+const STARVED_RAISE: f64 = 1.1;
 
 /// Bounds of a [`LevelControl`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

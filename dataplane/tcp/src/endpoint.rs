@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use dwcp_hostmem::pin_current_thread;
+use dwcp_hostmem::{favour_current_thread, pin_current_thread};
 use dwcp_session::Session;
 use dwcp_uring::Waker;
 use dwcp_wire::{Channel, RailId, ReasonCode};
@@ -209,6 +209,7 @@ type Parts = (EndpointConfig, Session, Inbox, Outlets);
 
 fn poll_thread(parts: Parts, started: &Sender<Result<Waker, StartError>>) {
     let (config, session, inbox, outlets) = parts;
+    favour_current_thread();
     let pinned = config.core.map_or(Ok(()), pin_current_thread).map_err(StartError::Pin);
     let poll = pinned.and_then(|()| Poll::new(config, session, inbox, outlets));
     match poll {

@@ -17,7 +17,8 @@ pub use arena::{Arena, ArenaReport, Backing, HugePages, Slot};
 pub use error::HostMemError;
 pub use guest_ram::GuestRam;
 pub use host::{
-    free_memory_bytes, free_tmpfs_bytes, online_cores, pin_current_thread, total_memory_bytes,
+    favour_current_thread, free_memory_bytes, free_tmpfs_bytes, online_cores, pin_current_thread,
+    total_memory_bytes,
 };
 
 /// Bytes in the unit of guest memory that a migration moves.

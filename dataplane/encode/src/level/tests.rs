@@ -5,11 +5,14 @@ use super::*;
 const FRAME_BYTES: u64 = 1 << 20;
 const STEP_NS: u64 = 1_000_000;
 const WINDOW_BYTES: f64 = 32e6;
+/// A window of 60 ms at 500 Mbit/s, as the engine keeps it.
+const SHORT_WINDOW_BYTES: f64 = 3.75e6;
 
 /// A link, its workers and an endless supply of pages, in steps of a millisecond.
 struct World {
     control: LevelControl,
     link_rate: f64,
+    window_bytes: f64,
     rtt_ns: u64,
     workers: f64,
     /// True encoder rates against the table, and true ratio against the table.
@@ -32,6 +35,7 @@ impl World {
                 ..LevelConfig::default()
             }),
             link_rate,
+            window_bytes: WINDOW_BYTES,
             rtt_ns: 200_000,
             workers,
             speed: 1.0,
@@ -57,7 +61,7 @@ impl World {
         let typical = &LADDER[at];
         let rate = typical.rate * if at == OFF { 1.0 } else { self.speed };
         let ratio = if at == OFF { 1.0 } else { (typical.ratio * self.ratio).min(1.0) };
-        let room = (WINDOW_BYTES - self.unacked()).max(0.0);
+        let room = (self.window_bytes - self.unacked()).max(0.0);
         let pages = (rate * self.workers * dt).min(room / ratio);
         self.queue_bytes += pages * ratio;
         self.busy[at] += dt;
@@ -203,4 +207,27 @@ fn an_interrupted_link_teaches_nothing() {
     world.link_rate = 1.0;
     world.run_ms(3000);
     assert_eq!(world.control.level(), before);
+}
+
+/// A guest and the encoder share a core: the worker is away for tens of milliseconds.
+#[test]
+fn a_worker_that_is_away_for_moments_does_not_end_compression() {
+    let mut world = World::new(62.5e6, 1.0);
+    world.window_bytes = SHORT_WINDOW_BYTES;
+    world.run_ms(1000);
+    let before = (world.wire_bytes, world.now_ns);
+    world.busy = [0.0; RUNGS];
+    for turn in 0..60 {
+        world.speed = 0.7;
+        world.run_ms(150 + turn % 7 * 20);
+        world.speed = 0.0;
+        world.run_ms(60 + turn % 5 * 20);
+        world.speed = 0.25;
+        world.run_ms(100);
+    }
+    let seconds = (world.now_ns - before.1) as f64 / 1e9;
+    let used = (world.wire_bytes - before.0) / seconds / 62.5e6;
+    assert!(used > 0.6, "{used}");
+    let share = world.busy[OFF] / seconds;
+    assert!(share < 0.02, "off for {share} of the time");
 }

@@ -75,9 +75,6 @@ impl Job {
         self.phase("migrate");
         let started = self.with_qmp(|qmp, tuning| {
             tuning.prepare_source(qmp, budget_ms)?;
-            if !tuning.can_hold_switchover() {
-                return qmp.execute("migrate", json!({"uri": uri}));
-            }
             qmp.execute("migrate", json!({"uri": uri}))
         });
         if let Err(text) = started {

@@ -106,7 +106,10 @@ impl Pipeline {
             events: events_in,
         };
         let tail = skeleton();
-        spawn("intake".to_owned(), move || intake.run())?;
+        spawn("intake".to_owned(), move || {
+            dwcp_hostmem::favour_current_thread();
+            intake.run();
+        })?;
         Ok(Self { events, tail })
     }
 

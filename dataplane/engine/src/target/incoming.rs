@@ -331,7 +331,10 @@ impl Incoming {
             endpoint: self.endpoint.clone(),
             events: events_in.clone(),
         };
-        super::spawn("apply", move || apply.run())?;
+        super::spawn("apply", move || {
+            dwcp_hostmem::favour_current_thread();
+            apply.run();
+        })?;
         super::spawn("skeleton", move || writer.run())?;
         super::spawn("return-path", move || read_return_path(stream, &events_in))?;
         let threads =
