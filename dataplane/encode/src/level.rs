@@ -12,8 +12,8 @@
 //! The link's rate is only seen while it is the bottleneck: when more bytes are unacked than
 //! one round trip explains, the rate of acks is the link's. When frames wait for a worker and
 //! the link does not, either its rate is higher than believed or the workers are slower: the belief
-//! is raised a little with every sample, until the encoder is out of the way; on an unknown link
-//! that means no compression at once.
+//! is raised a little with every sample, until the encoder is out of the way; an unknown link
+//! gets the lightest level for a sample and then none.
 
 /// Codec and level of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +51,7 @@ const LADDER: [Rung; 9] = [
 ];
 const RUNGS: usize = LADDER.len();
 const OFF: usize = 0;
+const LIGHTEST: usize = 1;
 
 /// Samples closer together than this are put off: too few acks to tell a rate.
 const SAMPLE_NS_MIN: u64 = 20_000_000;
@@ -240,7 +241,10 @@ impl LevelControl {
 
     /// The link waits for the encoder.
     fn give_way(&mut self, rate: f64, sample: &LinkSample) {
-        let Some(believed) = self.link_rate.0 else { return self.change(OFF) };
+        let Some(believed) = self.link_rate.0 else {
+            // The lightest level first: what a shaper lets through in a burst is no link rate.
+            return self.change(if self.current > LIGHTEST { LIGHTEST } else { OFF });
+        };
         self.link_rate = Average(Some(believed.max(rate) * STARVED_RAISE));
         let best = self.best(sample);
         if best < self.current {

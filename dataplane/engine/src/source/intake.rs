@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender};
 use dwcp_encode::{Framer, Level, Plan, Planner};
@@ -30,6 +30,14 @@ const TAIL_BATCH_PAGES: usize = 32;
 const IDLE: Duration = Duration::from_millis(1);
 /// How long one wait for QEMU's bytes lasts before the abort flag is looked at.
 const WAIT: Duration = Duration::from_millis(50);
+/// Least time between two RAM sections before the stop. With the switch-over held and little left to
+/// send, QEMU goes through thousands of them a second, each under its big lock: monitor and guest
+/// starve. A full section takes tens of milliseconds.
+const SECTION_INTERVAL: Duration = Duration::from_millis(1);
+/// What is read at once while sections come faster than that: the socket holds the rest, and QEMU waits.
+const HELD_READ_BYTES: usize = 4 << 10;
+/// Longest part of a pause between two looks at the flags.
+const PAUSE_STEP: Duration = Duration::from_millis(1);
 /// How long the tail may pause before it counts as whole: a machine with `suppress-vmdesc` gives no
 /// other sign of its end.
 const TAIL_IDLE: Duration = Duration::from_millis(200);
@@ -122,7 +130,8 @@ impl Intake {
                 return Ok(());
             }
             let wait = if state.owes(&self.sink) { IDLE } else { WAIT };
-            match self.read(&mut state.filling, wait)? {
+            let most = if state.held { HELD_READ_BYTES } else { STREAM_BYTES_MAX };
+            match self.read(&mut state.filling, most, wait)? {
                 Got::End => return Ok(()),
                 Got::Silence => self.on_silence(&mut state, wait)?,
                 Got::Bytes => self.on_bytes(&mut state)?,
@@ -154,7 +163,33 @@ impl Intake {
         if self.sink.skeleton_is_full() && !state.ram_ended {
             self.send_skeleton()?;
         }
-        if self.sink.stream_ended { self.finish_tail(state) } else { Ok(()) }
+        if self.sink.stream_ended { self.finish_tail(state) } else { self.hold_back(state) }
+    }
+
+    /// Sections that come too fast are paid for with a pause: QEMU fills the socket and waits.
+    fn hold_back(&mut self, state: &mut Progress) -> Result<()> {
+        let sections = std::mem::take(&mut self.sink.sections);
+        let due = u32::try_from(sections).map_or(Duration::MAX, |n| SECTION_INTERVAL * n);
+        let pause = due.saturating_sub(state.sections_at.elapsed());
+        if sections > 0 {
+            state.sections_at = Instant::now();
+        }
+        state.held = !pause.is_zero() && !self.shared.stopped.load(Relaxed);
+        if !state.held {
+            return Ok(());
+        }
+        self.ship(state)?;
+        self.send_skeleton()?;
+        let end = Instant::now() + pause;
+        while !self.shared.stopped.load(Relaxed) && !self.shared.aborted() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            std::thread::sleep(left.min(PAUSE_STEP));
+        }
+        state.sections_at = Instant::now();
+        Ok(())
     }
 
     /// QEMU is silent: what is gathered must not wait for it, or a handshake would never end.
@@ -167,12 +202,13 @@ impl Intake {
         if state.quiet >= TAIL_IDLE { self.finish_tail(state) } else { Ok(()) }
     }
 
-    fn read(&self, filling: &mut Filling, wait: Duration) -> Result<Got> {
+    fn read(&self, filling: &mut Filling, most: usize, wait: Duration) -> Result<Got> {
         self.stream
             .set_read_timeout(Some(wait))
             .doing(|| "waiting for QEMU's stream".to_owned())?;
         let filled = filling.filled;
-        match (&self.stream).read(&mut filling.slot[filled..HEADROOM + STREAM_BYTES_MAX]) {
+        let end = (HEADROOM + STREAM_BYTES_MAX).min(filled + most);
+        match (&self.stream).read(&mut filling.slot[filled..end]) {
             Ok(0) => Ok(Got::End),
             Ok(n) => {
                 filling.filled += n;
@@ -327,6 +363,10 @@ struct Progress {
     spare: Vec<Plan>,
     next_seq: u64,
     quiet: Duration,
+    /// When the last RAM section ended.
+    sections_at: Instant,
+    /// Sections come too fast: QEMU is held back.
+    held: bool,
     ram_ended: bool,
     tail_sent: bool,
 }
@@ -339,6 +379,8 @@ impl Progress {
             spare: Vec::with_capacity(2),
             next_seq: 0,
             quiet: Duration::ZERO,
+            sections_at: Instant::now(),
+            held: false,
             ram_ended: false,
             tail_sent: false,
         }

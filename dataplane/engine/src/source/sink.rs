@@ -31,6 +31,8 @@ pub struct StreamSink {
     pub tail_at: Option<usize>,
     /// The device description was seen to its end.
     pub stream_ended: bool,
+    /// RAM sections seen to their end.
+    pub sections: u64,
     /// Something the parser cannot know is wrong.
     pub failure: Option<String>,
     expected: HashMap<String, (BlockId, u64)>,
@@ -150,6 +152,7 @@ impl Sink for StreamSink {
     }
 
     fn mark(&mut self, mark: Mark) {
+        self.sections += u64::from(mark == Mark::Eos);
         match mark {
             Mark::Eos if self.pages_since_eos => {
                 self.pages_since_eos = false;
