@@ -5,6 +5,7 @@
 use dwcp_wire::{BlockId, HashAlgorithm, PAGE_BYTES, PageIndex};
 use zstd_safe::DCtx;
 
+use crate::answer::{ASK_BYTES, Answer, Held};
 use crate::batch::{FRAME_PAGES_MAX, FRAME_ZERO_PAGES_MAX};
 use crate::delta;
 use crate::error::{BlockError, DecodeError};
@@ -23,6 +24,13 @@ pub trait PageStore {
     fn write(&mut self, block: BlockId, index: PageIndex, content: &Page);
     /// Makes a page zero.
     fn zero(&mut self, block: BlockId, index: PageIndex);
+    /// Content of this BLAKE3 hash, from wherever this host has it; [`Held::Nothing`] when it has
+    /// not. What comes out must have been hashed again.
+    fn known(&mut self, _hash: &[u8; ASK_BYTES], _out: &mut Page) -> Held {
+        Held::Nothing
+    }
+    /// All of these will be asked for next, 32 bytes each: a good moment to start reading.
+    fn prefetch(&mut self, _hashes: &[u8]) {}
 }
 
 /// What became of the pages of one frame.
@@ -36,6 +44,10 @@ pub struct ApplyStats {
     pub delta: u64,
     /// Pages written whole.
     pub literal: u64,
+    /// Pages asked for and found here.
+    pub known: u64,
+    /// Pages asked for and not found.
+    pub missing: u64,
     /// Pages left alone since a newer slice had already written them.
     pub dropped: u64,
 }
@@ -47,6 +59,8 @@ impl ApplyStats {
         self.duplicate += other.duplicate;
         self.delta += other.delta;
         self.literal += other.literal;
+        self.known += other.known;
+        self.missing += other.missing;
         self.dropped += other.dropped;
     }
 }
@@ -56,6 +70,7 @@ pub struct Applier<S> {
     target: Target<S>,
     zstd: DCtx<'static>,
     scratch: Vec<u8>,
+    answer: Answer,
 }
 
 struct Target<S> {
@@ -71,6 +86,7 @@ struct Turn<'a> {
     pages_left: u32,
     zero_pages_left: u32,
     stats: ApplyStats,
+    answer: &'a mut Answer,
 }
 
 impl<S: PageStore> Applier<S> {
@@ -85,6 +101,7 @@ impl<S: PageStore> Applier<S> {
             target: Target { store, table: PageTable::new(hasher) },
             zstd: DCtx::create(),
             scratch: vec![0; PACKED_BYTES_MAX],
+            answer: Answer::default(),
         }
     }
 
@@ -107,8 +124,10 @@ impl<S: PageStore> Applier<S> {
             return Err(DecodeError::SeqTooLarge(seq));
         }
         let Sections { records, data, plain } = split(body, &mut self.zstd, &mut self.scratch)?;
+        self.answer.begin(seq);
         let mut turn = Turn {
             seq,
+            answer: &mut self.answer,
             data: Cursor::new(data),
             plain: Cursor::new(plain),
             pages_left: u32::try_from(FRAME_PAGES_MAX).unwrap_or(u32::MAX),
@@ -124,6 +143,12 @@ impl<S: PageStore> Applier<S> {
             return Err(DecodeError::Length("bytes after the last record"));
         }
         Ok(turn.stats)
+    }
+
+    /// What the slice applied last asked for and this host has; empty when it asked for nothing.
+    #[must_use]
+    pub fn answer(&self) -> &Answer {
+        &self.answer
     }
 
     /// Digest over all pages; equal to the planner's when memory is.
@@ -199,6 +224,7 @@ impl<S: PageStore> Target<S> {
             RecordKind::Delta { length, guard } => {
                 self.apply_delta(turn, record, first, length, guard)?;
             }
+            RecordKind::Ask => self.apply_asks(turn, record, first)?,
         }
         Ok(())
     }
@@ -301,6 +327,34 @@ impl<S: PageStore> Target<S> {
         delta::apply(runs, &mut content).map_err(|_| DecodeError::BadDelta { block, index })?;
         turn.stats.delta += 1;
         self.write(turn.seq, page, block, index, &content);
+        Ok(())
+    }
+
+    /// Writes what this host holds of the pages asked for.
+    fn apply_asks(
+        &mut self,
+        turn: &mut Turn<'_>,
+        record: &Record,
+        first: u32,
+    ) -> Result<(), DecodeError> {
+        let hashes = turn.data.take(record.count as usize * ASK_BYTES, "hashes of pages")?;
+        self.store.prefetch(hashes);
+        let mut content = ZERO_PAGE;
+        for ((page, index), hash) in pages_of(record, first).zip(hashes.as_chunks().0) {
+            if !self.accepts(turn, page) {
+                // A newer version is here: this one need not follow.
+                turn.answer.push(Held::Newer);
+                continue;
+            }
+            let held = self.store.known(hash, &mut content);
+            turn.answer.push(held);
+            if held == Held::Nothing {
+                turn.stats.missing += 1;
+                continue;
+            }
+            turn.stats.known += 1;
+            self.write(turn.seq, page, record.block, index, &content);
+        }
         Ok(())
     }
 

@@ -11,7 +11,7 @@
 //! 4   u32  bytes of records in the packed section        all little-endian
 //! 8   u32  bytes of data in it, after the records
 //! 12  u32  bytes that the packed section takes in the frame
-//! 16       packed section: records, then deltas and packed literals in the order of the records
+//! 16       packed section: records, then deltas, packed literals and hashes in the order of the records
 //!          plain section, to the end: plain literals in that order, each after its gap
 //! ```
 
@@ -98,13 +98,17 @@ impl Framer {
     /// Writes a frame without moving the literals: they stay where they lie in
     /// `slot[payload]`, the buffer the plan was made over, and the records are put before the
     /// first of them. None when that would waste too much, or leave less than
-    /// [`FRAME_BODY_START`] bytes before the frame; the slot is then as it was.
+    /// [`FRAME_BODY_START`] bytes before the frame, or when the plan asks for pages: the slot is then
+    /// as it was.
     pub fn raw_in_place(
         &mut self,
         plan: &Plan,
         slot: &mut [u8],
         payload: Range<usize>,
     ) -> Option<Range<usize>> {
+        if plan.counts.asked > 0 {
+            return None;
+        }
         let literals = self.place_in_order(plan, payload.len())?;
         self.write_records(plan);
         let records = self.packed.len();
@@ -157,7 +161,10 @@ impl Framer {
         level: Level,
         out: &mut [u8],
     ) -> Result<Framed, FrameError> {
-        if literals(plan).any(|at| page_at(bytes, at).is_none()) {
+        if literals(plan)
+            .chain(plan.asks().map(|ask| ask.at as usize))
+            .any(|at| page_at(bytes, at).is_none())
+        {
             return Err(FrameError::WrongBuffer { length: bytes.len() });
         }
         let hopeless = self.place_by_hope(plan, bytes, level);
@@ -210,7 +217,7 @@ impl Framer {
         writer.finish();
     }
 
-    /// Appends deltas and packed literals in the order of the records.
+    /// Appends deltas, packed literals and hashes of pages asked for in the order of the records.
     fn gather(&mut self, plan: &Plan, bytes: &[u8]) {
         let mut places = self.places.iter();
         for page in &plan.pages {
@@ -225,6 +232,10 @@ impl Framer {
                         let at = at as usize;
                         self.packed.extend_from_slice(&bytes[at..at + PAGE_BYTES]);
                     }
+                }
+                PageOp::Ask { at } => {
+                    let page = &bytes[at as usize..at as usize + PAGE_BYTES];
+                    self.packed.extend_from_slice(blake3::hash(page).as_bytes());
                 }
                 PageOp::Zero { .. } | PageOp::Duplicate { .. } => {}
             }

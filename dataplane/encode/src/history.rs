@@ -1,18 +1,19 @@
 //! Property tests over whole histories: any writes, any frame form, any delay of acks and any
 //! order of delivery that the ordering rules permit leave the target with the source's memory.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use dwcp_wire::{BlockId, HashAlgorithm, PAGE_BYTES, PageIndex};
 use proptest::prelude::*;
 
+use crate::answer::{ASK_BYTES, Answer, Held};
 use crate::applier::{Applier, PageStore};
 use crate::batch::PageBatch;
 use crate::error::{DecodeError, PlanError};
 use crate::frame::{FRAME_BODY_START, FRAME_BYTES_MAX, Framer};
 use crate::hash::{Page, PageHasher, ZERO_PAGE};
 use crate::level::Level;
-use crate::plan::{Plan, PlanCounts};
+use crate::plan::{Asked, Plan, PlanCounts};
 use crate::planner::{Planner, PlannerConfig};
 
 const BLOCKS: [(u16, &str, u64); 3] = [(0, "pc.ram", 12), (7, "vga", 3), (3, "rom", 600)];
@@ -25,6 +26,8 @@ const STREAM_HEADER_BYTES: usize = 8;
 #[derive(Default)]
 struct Memory {
     pages: BTreeMap<(u16, u64), Box<Page>>,
+    /// What this host has besides: found by hash.
+    elsewhere: HashMap<[u8; ASK_BYTES], Box<Page>>,
 }
 
 impl Memory {
@@ -53,6 +56,12 @@ impl PageStore for Memory {
     fn zero(&mut self, block: BlockId, index: PageIndex) {
         self.set(block.0, index.0, &ZERO_PAGE);
     }
+
+    fn known(&mut self, hash: &[u8; ASK_BYTES], out: &mut Page) -> Held {
+        let Some(page) = self.elsewhere.get(hash) else { return Held::Nothing };
+        *out = **page;
+        Held::Image
+    }
 }
 
 /// What a page becomes.
@@ -79,6 +88,8 @@ enum Action {
     Deliver(prop::sample::Index),
     Ack(prop::sample::Index),
     Caching(bool),
+    Asking(bool),
+    Follow(prop::sample::Index),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +124,11 @@ struct World {
     in_flight: BTreeMap<u64, InFlight>,
     /// Applied, but the source does not know.
     unacked: BTreeSet<u64>,
+    /// Slices that asked and have not been followed up: their buffers.
+    asked: BTreeMap<u64, (Vec<u8>, Vec<Asked>)>,
+    answers: BTreeMap<u64, Answer>,
+    missing: u64,
+    known: u64,
     counts: PlanCounts,
 }
 
@@ -142,6 +158,10 @@ impl World {
             next_seq: 0,
             in_flight: BTreeMap::new(),
             unacked: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            missing: 0,
+            known: 0,
             counts: PlanCounts::default(),
         }
     }
@@ -149,6 +169,12 @@ impl World {
     fn acked_below(&self) -> u64 {
         let pending = self.in_flight.keys().chain(&self.unacked).min();
         pending.copied().unwrap_or(self.next_seq)
+    }
+
+    /// What the planner may count on: nothing from the first unanswered slice on.
+    fn settled_below(&self) -> u64 {
+        let asked = self.asked.keys().next().copied();
+        asked.unwrap_or(u64::MAX).min(self.acked_below())
     }
 
     fn write(&mut self, page: usize, change: &Change) -> Result<(), Aborted> {
@@ -170,6 +196,10 @@ impl World {
             Change::Same => old,
         };
         self.truth.set(block, index, &new);
+        if new[0] % 2 == 0 {
+            let hash = *blake3::hash(&new).as_bytes();
+            self.applier.store_mut().elsewhere.insert(hash, Box::new(new));
+        }
         let (block, index) = (BlockId(block), PageIndex(index));
         if matches!(change, Change::Zero { as_content: false }) {
             self.batch.push_zero(block, index).unwrap();
@@ -187,7 +217,7 @@ impl World {
     }
 
     fn send(&mut self, form: Form) -> Result<(), Aborted> {
-        let (seq, acked) = (self.next_seq, self.acked_below());
+        let (seq, acked) = (self.next_seq, self.settled_below());
         let mut plan = Plan::new();
         let payload = HEADROOM..self.filled;
         let bytes = &self.slot[payload.clone()];
@@ -198,6 +228,9 @@ impl World {
             self.batch.pages() as u64 + plan_zeros(&self.batch),
             "every page is accounted for"
         );
+        if plan.counts().asked > 0 {
+            self.asked.insert(seq, (bytes.to_vec(), plan.asks().collect()));
+        }
         if !plan.is_empty() {
             let body = self.body(&plan, form, payload);
             let not_before = plan.not_before();
@@ -234,10 +267,40 @@ impl World {
         if ready.is_empty() {
             return Ok(());
         }
-        let seq = *pick.get(&ready);
+        self.apply(*pick.get(&ready))
+    }
+
+    fn apply(&mut self, seq: u64) -> Result<(), Aborted> {
         let slice = self.in_flight.remove(&seq).unwrap();
-        self.applier.apply(seq, &slice.body)?;
+        let stats = self.applier.apply(seq, &slice.body)?;
+        self.missing += stats.missing;
+        self.known += stats.known;
+        let answer = self.applier.answer();
+        if !answer.held().is_empty() {
+            let mut bytes = Vec::new();
+            answer.encode(&mut bytes);
+            self.answers.insert(seq, Answer::decode(&bytes)?);
+        }
         self.unacked.insert(seq);
+        Ok(())
+    }
+
+    fn follow(&mut self, asked_in: u64) -> Result<(), Aborted> {
+        let answer = self.answers.remove(&asked_in).unwrap();
+        let (bytes, asked) = self.asked.remove(&asked_in).unwrap();
+        assert_eq!(asked.len(), answer.held().len());
+        let pairs = asked.into_iter().zip(answer.held());
+        let missing = pairs.filter(|(_, held)| **held == Held::Nothing).map(|(asked, _)| asked);
+        let (seq, acked) = (self.next_seq, self.settled_below());
+        let mut plan = Plan::new();
+        self.planner.follow(seq, acked, asked_in, &bytes, missing, &mut plan)?;
+        if !plan.is_empty() {
+            let mut out = vec![0; FRAME_BODY_START + FRAME_BYTES_MAX];
+            let framed = self.framer.frame(&plan, &bytes, Level::Zstd(1), &mut out).unwrap();
+            let body = out[framed.range].to_vec();
+            self.in_flight.insert(seq, InFlight { body, not_before: plan.not_before() });
+            self.next_seq += 1;
+        }
         Ok(())
     }
 
@@ -255,6 +318,13 @@ impl World {
             Action::Deliver(pick) => self.deliver(*pick)?,
             Action::Ack(pick) => self.ack(*pick),
             Action::Caching(on) => self.planner.set_caching(*on),
+            Action::Asking(on) => self.planner.set_asking(*on),
+            Action::Follow(pick) => {
+                let answered: Vec<u64> = self.answers.keys().copied().collect();
+                if !answered.is_empty() {
+                    self.follow(*pick.get(&answered))?;
+                }
+            }
         }
         Ok(())
     }
@@ -262,7 +332,11 @@ impl World {
     /// Delivers and acks everything; newest first where the rules permit.
     fn drain(&mut self) -> Result<(), Aborted> {
         self.send(Form::Compact(Level::Zstd(1)))?;
-        while !self.in_flight.is_empty() {
+        while !self.in_flight.is_empty() || !self.answers.is_empty() {
+            if let Some(seq) = self.answers.keys().next_back().copied() {
+                self.follow(seq)?;
+                continue;
+            }
             let acked = self.acked_below();
             let ready = self.in_flight.iter().rev();
             let seq = ready
@@ -274,10 +348,9 @@ impl World {
                 self.unacked.clear();
                 continue;
             };
-            let slice = self.in_flight.remove(&seq).unwrap();
-            self.applier.apply(seq, &slice.body)?;
-            self.unacked.insert(seq);
+            self.apply(seq)?;
         }
+        assert!(self.asked.is_empty(), "every slice that asks is answered");
         self.unacked.clear();
         Ok(())
     }
@@ -350,6 +423,8 @@ fn action() -> impl Strategy<Value = Action> {
         3 => any::<prop::sample::Index>().prop_map(Action::Deliver),
         3 => any::<prop::sample::Index>().prop_map(Action::Ack),
         1 => prop::bool::weighted(0.8).prop_map(Action::Caching),
+        1 => any::<bool>().prop_map(Action::Asking),
+        3 => any::<prop::sample::Index>().prop_map(Action::Follow),
     ]
 }
 
@@ -358,11 +433,11 @@ fn play(world: &mut World, actions: &[Action]) -> Result<(), Aborted> {
     world.drain()
 }
 
-fn run(hasher: &PageHasher, actions: &[Action]) -> Result<PlanCounts, TestCaseError> {
+fn run(hasher: &PageHasher, actions: &[Action]) -> Result<(PlanCounts, [u64; 2]), TestCaseError> {
     let mut world = World::new(hasher, SMALL_CACHE_BYTES);
     play(&mut world, actions).map_err(|error| TestCaseError::fail(error.to_string()))?;
     world.check()?;
-    Ok(world.counts)
+    Ok((world.counts, [world.known, world.missing]))
 }
 
 proptest! {
@@ -404,10 +479,14 @@ proptest! {
 fn histories_reach_every_kind() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut total = PlanCounts::default();
+    let mut answered = [0; 2];
     for _ in 0..50 {
         let tree = prop::collection::vec(action(), 100..300).new_tree(&mut runner).unwrap();
         let hasher = PageHasher::new(HashAlgorithm::Xxh3, SEED);
-        total.add(&run(&hasher, &proptest::strategy::ValueTree::current(&tree)).unwrap());
+        let actions = proptest::strategy::ValueTree::current(&tree);
+        let (counts, [known, missing]) = run(&hasher, &actions).unwrap();
+        total.add(&counts);
+        answered = [answered[0] + known, answered[1] + missing];
     }
     let PlanCounts { zero, zero_skipped, unchanged, duplicate, delta, literal, unacked, .. } =
         total;
@@ -416,6 +495,7 @@ fn histories_reach_every_kind() {
         .min()
         .unwrap();
     assert!(rarest > 50, "{total:?}");
+    assert!(answered.iter().all(|&pages| pages > 50), "known and missing: {answered:?}");
 }
 
 /// Every part may live on the thread that the engine gives it.

@@ -24,6 +24,8 @@
 //!   aborted. An empty one is not sent and its number is used again.
 //! * A slice leaves only when all slices up to [`Plan::not_before`] are acked: the watermark
 //!   counts, not that one slice. Otherwise slices may arrive in any order.
+//! * The target answers every slice that asks for pages ([`Applier::answer`]); the source keeps the
+//!   buffer until then and calls [`Planner::follow`].
 //! * A slice is acked once [`Applier::apply`] has returned, and is applied exactly once.
 //! * Any error from [`Applier::apply`] ends the job.
 //!
@@ -39,6 +41,7 @@
 //! the same leaves.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod applier;
 mod batch;
 mod blocks;
@@ -59,6 +62,7 @@ mod record;
 mod table;
 mod varint;
 
+pub use answer::{ASK_BYTES, Answer, Held};
 pub use applier::{Applier, ApplyStats, PageStore};
 pub use batch::{BatchFull, FRAME_ENTRIES_MAX, FRAME_PAGES_MAX, FRAME_ZERO_PAGES_MAX, PageBatch};
 pub use blocks::{BLOCK_NAME_BYTES_MAX, BLOCKS_MAX, PAGES_MAX};
@@ -70,6 +74,6 @@ pub use frame::{
 };
 pub use hash::{HashAlgorithm, Leaf, Page, PageHasher};
 pub use level::{Level, LevelConfig, LevelControl, LinkSample};
-pub use plan::{FRAME_DELTA_BYTES_MAX, Plan, PlanCounts};
+pub use plan::{Asked, FRAME_DELTA_BYTES_MAX, Plan, PlanCounts};
 pub use planner::{Planner, PlannerConfig};
 pub use table::{Root, SEQ_MAX};

@@ -29,6 +29,16 @@ pub(crate) enum PageOp {
     Delta { at: u32, length: u32, guard: u32 },
     /// 4096 bytes at this offset of the buffer that was planned.
     Literal { at: u32 },
+    /// The hash of those bytes: the target may hold them, and answers.
+    Ask { at: u32 },
+}
+
+/// A page that was asked for and may have to follow whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub(crate) block: BlockId,
+    pub(crate) index: PageIndex,
+    pub(crate) at: u32,
 }
 
 /// How many pages go which way.
@@ -48,6 +58,8 @@ pub struct PlanCounts {
     pub delta_bytes: u64,
     /// Pages sent whole.
     pub literal: u64,
+    /// Pages of which only the hash was sent; see [`Planner::follow`](crate::Planner::follow).
+    pub asked: u64,
     /// Copies and deltas that were not possible only because an ack was missing.
     pub unacked: u64,
 }
@@ -56,7 +68,8 @@ impl PlanCounts {
     /// Pages that were looked at.
     #[must_use]
     pub fn pages(&self) -> u64 {
-        self.zero + self.zero_skipped + self.unchanged + self.duplicate + self.delta + self.literal
+        let sent = self.zero + self.duplicate + self.delta + self.literal + self.asked;
+        sent + self.zero_skipped + self.unchanged
     }
 
     /// Adds another frame's counts.
@@ -68,6 +81,7 @@ impl PlanCounts {
         self.delta += other.delta;
         self.delta_bytes += other.delta_bytes;
         self.literal += other.literal;
+        self.asked += other.asked;
         self.unacked += other.unacked;
     }
 }
@@ -123,6 +137,14 @@ impl Plan {
     #[must_use]
     pub fn raw_bytes(&self) -> usize {
         self.literals() * PAGE_BYTES + self.delta_bytes.len()
+    }
+
+    /// The pages asked for, in the order in which the target answers.
+    pub fn asks(&self) -> impl Iterator<Item = Asked> {
+        self.pages.iter().filter_map(|page| match page.op {
+            PageOp::Ask { at } => Some(Asked { block: page.block, index: page.index, at }),
+            _ => None,
+        })
     }
 
     pub(crate) fn literals(&self) -> usize {

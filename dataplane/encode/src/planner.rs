@@ -11,6 +11,9 @@
 //!   frame. `s` is noted as P's reader; a later slice `w` that overwrites P carries
 //!   `not_before >= s` and leaves only when everything up to there is applied, so P cannot
 //!   change under `s`.
+//! * *Asked*: P's first version travels as a hash in `s`. The watermark that the planner is given
+//!   stays at or below `s` until the answer is there, so nothing relies on P before. If the target
+//!   lacks it, the content follows in a later slice, unless a newer version has been sent already.
 //! * *Skipped*: the content equals the version last sent (or the zero page that fresh memory
 //!   is), whatever else is in flight for that page is older.
 
@@ -22,7 +25,7 @@ use crate::dedup::DedupIndex;
 use crate::delta;
 use crate::error::{BlockError, PlanError};
 use crate::hash::{Leaf, Page, PageHasher, ZERO_PAGE};
-use crate::plan::{FRAME_DELTA_BYTES_MAX, PageOp, Plan, PlannedPage};
+use crate::plan::{Asked, FRAME_DELTA_BYTES_MAX, PageOp, Plan, PlannedPage};
 use crate::table::{PageTable, Root, SEQ_MAX};
 
 /// Hash, seed and memory bounds of a [`Planner`].
@@ -47,6 +50,7 @@ pub struct Planner {
     index: DedupIndex,
     cache: DeltaCache,
     caching: bool,
+    asking: bool,
     last_seq: Option<u64>,
     started: bool,
 }
@@ -78,6 +82,7 @@ impl Planner {
             index: DedupIndex::new(0, 0),
             cache: DeltaCache::new(0, 0),
             caching: true,
+            asking: false,
             last_seq: None,
             started: false,
         }
@@ -107,6 +112,49 @@ impl Planner {
     /// anew.
     pub fn set_caching(&mut self, caching: bool) {
         self.caching = caching;
+    }
+
+    /// Whether pages that were never sent are asked for instead of sent whole; off at first. The caller
+    /// then keeps the buffer of every plan that asks, gives no watermark above a slice whose answer
+    /// is missing, and calls [`Self::follow`] with each answer.
+    pub fn set_asking(&mut self, asking: bool) {
+        self.asking = asking;
+    }
+
+    /// Plans what the target does not hold of the pages that slice `asked_in` asked for: the pages
+    /// of `missing` that have not changed since go whole under `seq`, out of `bytes`, the buffer
+    /// that was planned then. Numbers and an empty plan are as for [`Self::plan`].
+    ///
+    /// # Errors
+    /// [`PlanError`]: the contract was broken; the job must be aborted.
+    pub fn follow(
+        &mut self,
+        seq: u64,
+        acked_below: u64,
+        asked_in: u64,
+        bytes: &[u8],
+        missing: impl Iterator<Item = Asked>,
+        out: &mut Plan,
+    ) -> Result<(), PlanError> {
+        out.clear();
+        self.check_seq(seq, acked_below)?;
+        for Asked { block, index, at } in missing {
+            let found = self.table.blocks().resolve(block, index, 1);
+            let page = found.ok_or(PlanError::NoSuchPage { block, index, count: 1 })?;
+            let content = page_of(bytes, at)?;
+            let leaf = self.table.hasher().leaf(content);
+            // Overwritten by a later slice, or later in the same one.
+            if self.table.seq(page) != Some(asked_in) || self.table.leaf(page) != leaf {
+                continue;
+            }
+            self.table.set(page, seq, leaf);
+            out.counts.literal += 1;
+            out.pages.push(PlannedPage { block, index, op: PageOp::Literal { at } });
+        }
+        if !out.is_empty() {
+            self.last_seq = Some(seq);
+        }
+        Ok(())
     }
 
     /// Decides for every page of `batch`, whose contents lie in `bytes`, and fills `out`.
@@ -214,10 +262,7 @@ impl Planner {
         out: &mut Plan,
     ) -> Result<(), PlanError> {
         let page = self.resolve(entry, 1)?;
-        let content: &Page = bytes
-            .get(at as usize..)
-            .and_then(<[u8]>::first_chunk)
-            .ok_or(PlanError::OutOfBuffer { at, length: bytes.len() })?;
+        let content = page_of(bytes, at)?;
         let leaf = self.table.hasher().leaf(content);
         let collision = PlanError::Collision { block: entry.block, index: entry.index };
         if leaf == self.table.zero_leaf() {
@@ -277,6 +322,10 @@ impl Planner {
             Some(Err(Unacked)) => held_back = true,
             None => {}
         }
+        if self.asking && self.table.seq(page).is_none() {
+            out.counts.asked += 1;
+            return PageOp::Ask { at };
+        }
         out.counts.unacked += u64::from(held_back);
         out.counts.literal += 1;
         PageOp::Literal { at }
@@ -289,7 +338,8 @@ impl Planner {
                 return false;
             }
             let Some(sent) = self.table.seq(candidate) else { return false };
-            let usable = sent == turn.seq || turn.is_acked(sent);
+            // A page that this very frame asks for may be missing on the target.
+            let usable = (sent == turn.seq && !self.asking) || turn.is_acked(sent);
             in_flight |= !usable;
             usable
         });
@@ -350,6 +400,11 @@ impl Planner {
     pub fn store_bytes(&self) -> usize {
         self.index.bytes() + self.cache.bytes()
     }
+}
+
+fn page_of(bytes: &[u8], at: u32) -> Result<&Page, PlanError> {
+    let page = bytes.get(at as usize..).and_then(<[u8]>::first_chunk);
+    page.ok_or(PlanError::OutOfBuffer { at, length: bytes.len() })
 }
 
 /// Where a page's content may be copied from.

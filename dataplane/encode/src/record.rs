@@ -5,7 +5,7 @@
 //!
 //! A record is a tag byte and the fields its flags announce, numbers as LEB128:
 //! ```text
-//! bits 0-2  kind: 0 zero, 1 packed literal, 2 plain literal, 3 duplicate, 4 delta
+//! bits 0-2  kind: 0 zero, 1 packed literal, 2 plain literal, 3 duplicate, 4 delta, 5 ask
 //! bit 3     BLOCK   u16 block id follows; otherwise as before (0 at first), index then counts from 0
 //! bit 4     JUMP    zigzag: index minus the index after the previous record
 //! bit 5     RUN     number of pages less one; otherwise one page
@@ -15,7 +15,9 @@
 //! ```
 //! A duplicate goes on with `zigzag(source index - first index)` and the source's guard (u32,
 //! little-endian, see [`PageHasher::guard`](crate::PageHasher::guard)); its whole run copies that
-//! one page. A delta goes on with its length and the base's guard.
+//! one page. A delta goes on with its length and the base's guard. An ask has the BLAKE3 hash of
+//! each of its pages, 32 bytes, in the packed section: the target writes what it holds and answers
+//! with an [`Answer`](crate::Answer).
 
 use dwcp_wire::{BlockId, PageIndex};
 
@@ -36,6 +38,7 @@ const KIND_PACKED: u8 = 1;
 const KIND_PLAIN: u8 = 2;
 const KIND_DUPLICATE: u8 = 3;
 const KIND_DELTA: u8 = 4;
+const KIND_ASK: u8 = 5;
 
 /// Bytes of a LEB128 block id.
 const BLOCK_VARINT_BYTES: usize = 3;
@@ -75,6 +78,7 @@ pub(crate) enum RecordKind {
     Literal(Place),
     Duplicate { block: BlockId, index: PageIndex, guard: u32 },
     Delta { length: usize, guard: u32 },
+    Ask,
 }
 
 /// Position that the next record counts from.
@@ -137,7 +141,7 @@ impl<'a> RecordWriter<'a> {
 
     fn put_kind(&mut self, record: &Record, flag: bool) {
         match record.kind {
-            RecordKind::Zero | RecordKind::Literal(Place::Packed) => {}
+            RecordKind::Zero | RecordKind::Ask | RecordKind::Literal(Place::Packed) => {}
             RecordKind::Literal(Place::Plain { gap }) => {
                 if flag {
                     put(self.out, u64::from(gap));
@@ -162,6 +166,7 @@ fn record_of(page: &PlannedPage, place: Place) -> Record {
     let (count, kind) = match page.op {
         PageOp::Zero { count } => (count, RecordKind::Zero),
         PageOp::Literal { .. } => (1, RecordKind::Literal(place)),
+        PageOp::Ask { .. } => (1, RecordKind::Ask),
         PageOp::Duplicate { block, index, guard } => {
             (1, RecordKind::Duplicate { block, index, guard })
         }
@@ -187,6 +192,7 @@ fn tag_of(record: &Record) -> (u8, bool) {
         RecordKind::Literal(Place::Plain { gap }) => (KIND_PLAIN, gap > 0),
         RecordKind::Duplicate { block, .. } => (KIND_DUPLICATE, block != record.block),
         RecordKind::Delta { .. } => (KIND_DELTA, false),
+        RecordKind::Ask => (KIND_ASK, false),
     }
 }
 
@@ -222,7 +228,7 @@ impl<'a> RecordReader<'a> {
         }
         let tag = self.cursor.byte("record tag")?;
         let kind = tag & KIND_BITS;
-        if kind > KIND_DELTA || tag & !(KIND_BITS | BLOCK | JUMP | RUN | GAP_OR_SOURCE) != 0 {
+        if kind > KIND_ASK || tag & !(KIND_BITS | BLOCK | JUMP | RUN | GAP_OR_SOURCE) != 0 {
             return Err(DecodeError::Unknown { what: "record tag", value: tag });
         }
         let (block, index) = self.read_position(tag)?;
@@ -279,6 +285,7 @@ impl<'a> RecordReader<'a> {
                 let guard = self.cursor.u32("guard")?;
                 RecordKind::Duplicate { block, index: PageIndex(source), guard }
             }
+            KIND_ASK => RecordKind::Ask,
             _ => {
                 let length = self.cursor.bounded(DELTA_BYTES_MAX as u64, "delta")?;
                 let guard = self.cursor.u32("guard")?;
@@ -299,6 +306,7 @@ mod tests {
         prop_oneof![
             (1..5u32).prop_map(|count| (PageOp::Zero { count }, Place::Packed)),
             place.prop_map(|place| (PageOp::Literal { at: 0 }, place)),
+            Just((PageOp::Ask { at: 0 }, Place::Packed)),
             (0..3u16, 0..40u64, 0..2u32).prop_map(|(block, index, guard)| {
                 let (block, index) = (BlockId(block), PageIndex(index));
                 (PageOp::Duplicate { block, index, guard }, Place::Packed)
