@@ -21,6 +21,8 @@ const HEADER_BYTES: usize = 12;
 const PAGES_PER_BYTE: usize = 4;
 /// Longest answer.
 pub const ANSWER_BYTES_MAX: usize = HEADER_BYTES + FRAME_PAGES_MAX.div_ceil(PAGES_PER_BYTE);
+/// Most answers in one message.
+pub const ANSWERS_MAX: usize = 64;
 
 /// Where the target found a page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -101,12 +103,23 @@ impl Answer {
         }
     }
 
-    /// Reads an answer.
+    /// Reads answers that follow each other, at most [`ANSWERS_MAX`].
     ///
     /// # Errors
     /// [`DecodeError`] for anything that [`Self::encode`] does not write.
-    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+    pub fn decode_all(bytes: &[u8]) -> Result<Vec<Self>, DecodeError> {
         let mut cursor = Cursor::new(bytes);
+        let mut answers = Vec::new();
+        while !cursor.is_empty() {
+            if answers.len() == ANSWERS_MAX {
+                return Err(DecodeError::Length("more answers than slices may ask"));
+            }
+            answers.push(Self::read(&mut cursor)?);
+        }
+        Ok(answers)
+    }
+
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, DecodeError> {
         let version = cursor.byte("answer")?;
         if version != ANSWER_VERSION {
             return Err(DecodeError::Version(version));
@@ -122,9 +135,6 @@ impl Answer {
         }
         let seq = u64::from_le_bytes(*cursor.array::<8>("answer")?);
         let bits = cursor.take(pages.div_ceil(PAGES_PER_BYTE), "answer")?;
-        if !cursor.is_empty() {
-            return Err(DecodeError::Length("bytes after the answer"));
-        }
         let held = (0..pages)
             .map(|page| bits[page / PAGES_PER_BYTE] >> (page % PAGES_PER_BYTE * 2) & 3)
             .map(Held::from_code)
@@ -140,19 +150,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn answers_come_back(seq: u64, codes in prop::collection::vec(0..4u8, 1..=FRAME_PAGES_MAX)) {
-            let mut answer = Answer::default();
-            answer.begin(seq);
-            codes.iter().for_each(|&code| answer.push(Held::from_code(code)));
+        fn answers_come_back(
+            list in prop::collection::vec((any::<u64>(), prop::collection::vec(0..4u8, 1..=FRAME_PAGES_MAX)), 0..4),
+        ) {
             let mut bytes = Vec::new();
-            answer.encode(&mut bytes);
-            prop_assert!(bytes.len() <= ANSWER_BYTES_MAX);
-            prop_assert_eq!(Answer::decode(&bytes).unwrap(), answer);
+            let mut answers = Vec::new();
+            for (seq, codes) in list {
+                let mut answer = Answer::default();
+                answer.begin(seq);
+                codes.iter().for_each(|&code| answer.push(Held::from_code(code)));
+                let before = bytes.len();
+                answer.encode(&mut bytes);
+                prop_assert!(bytes.len() - before <= ANSWER_BYTES_MAX);
+                answers.push(answer);
+            }
+            prop_assert_eq!(Answer::decode_all(&bytes).unwrap(), answers);
         }
 
         #[test]
         fn hostile_answers_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _ = Answer::decode(&bytes);
+            let _ = Answer::decode_all(&bytes);
         }
     }
 }

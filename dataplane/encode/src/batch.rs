@@ -5,6 +5,8 @@
 
 use dwcp_wire::{BlockId, PageIndex};
 
+use crate::hash::Page;
+
 /// Most pages with content in one frame: 1 MiB of guest memory.
 pub const FRAME_PAGES_MAX: usize = 256;
 /// Most entries in one batch: pages with content and runs of zero pages.
@@ -135,6 +137,21 @@ impl PageBatch {
         self.entries.clear();
         self.pages = 0;
         self.zero_pages = 0;
+    }
+
+    /// Every page in the order of pushing, with its content in `bytes`, or none for zeros.
+    pub fn pages_in<'a>(
+        &'a self,
+        bytes: &'a [u8],
+    ) -> impl Iterator<Item = (BlockId, PageIndex, Option<&'a Page>)> {
+        self.entries.iter().flat_map(move |entry| {
+            let (count, content) = match entry.content {
+                Content::Zero { count } => (count, None),
+                Content::At(at) => (1, bytes.get(at as usize..).and_then(<[u8]>::first_chunk)),
+            };
+            (0..u64::from(count))
+                .map(move |more| (entry.block, PageIndex(entry.index.0 + more), content))
+        })
     }
 
     pub(crate) fn entries(&self) -> &[Entry] {

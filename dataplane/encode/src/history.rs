@@ -279,7 +279,7 @@ impl World {
         if !answer.held().is_empty() {
             let mut bytes = Vec::new();
             answer.encode(&mut bytes);
-            self.answers.insert(seq, Answer::decode(&bytes)?);
+            self.answers.insert(seq, Answer::decode_all(&bytes)?.remove(0));
         }
         self.unacked.insert(seq);
         Ok(())

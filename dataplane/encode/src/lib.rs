@@ -62,7 +62,7 @@ mod record;
 mod table;
 mod varint;
 
-pub use answer::{ASK_BYTES, Answer, Held};
+pub use answer::{ANSWER_BYTES_MAX, ANSWERS_MAX, ASK_BYTES, Answer, Held};
 pub use applier::{Applier, ApplyStats, PageStore};
 pub use batch::{BatchFull, FRAME_ENTRIES_MAX, FRAME_PAGES_MAX, FRAME_ZERO_PAGES_MAX, PageBatch};
 pub use blocks::{BLOCK_NAME_BYTES_MAX, BLOCKS_MAX, PAGES_MAX};

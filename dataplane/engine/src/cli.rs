@@ -64,6 +64,9 @@ pub enum Tls {
     Off,
 }
 
+/// Whose part of a content store is used when nobody says.
+pub const TENANT_DEFAULT: &str = "default";
+
 /// What to do with a guest that dirties memory faster than the link carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnStall {
@@ -87,6 +90,14 @@ pub struct CommonArgs {
     /// Print one JSON object as the last line on standard output; progress goes to standard error
     #[arg(long)]
     pub json: bool,
+}
+
+/// Whose part of a content store.
+#[derive(Debug, Args)]
+pub struct TenantArgs {
+    /// Part of the store: nothing is shared between tenants
+    #[arg(long, value_name = "NAME", default_value = TENANT_DEFAULT)]
+    pub tenant: String,
 }
 
 /// Flags of `receive`.
@@ -114,6 +125,12 @@ pub struct ReceiveArgs {
     /// Folder on tmpfs or hugetlbfs for the RAM of launched guests
     #[arg(long, value_name = "DIR")]
     pub ram_dir: Option<PathBuf>,
+    /// Content store: pages that it holds are not sent; see `dwcp-engine index`
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Whose part of it
+    #[command(flatten)]
+    pub tenant: TenantArgs,
     /// User that a launched QEMU runs as, when we are root
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,
@@ -173,6 +190,15 @@ pub struct SendArgs {
     /// How the network loop waits
     #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
     pub poll: Poll,
+    /// Content store in which the memory left behind is kept
+    #[arg(long, value_name = "DIR", requires = "keep_checkpoint")]
+    pub store: Option<PathBuf>,
+    /// Keep the memory that the guest leaves behind: a way back then costs only what has changed
+    #[arg(long, requires = "store", conflicts_with = "resume")]
+    pub keep_checkpoint: bool,
+    /// Whose part of the store
+    #[command(flatten)]
+    pub tenant: TenantArgs,
     /// Run the whole preflight on both hosts and move nothing
     #[arg(long)]
     pub check: bool,
@@ -214,6 +240,12 @@ pub struct ServeArgs {
     /// Folder on tmpfs or hugetlbfs for the RAM of launched guests
     #[arg(long, value_name = "DIR")]
     pub ram_dir: Option<PathBuf>,
+    /// Content store: pages that it holds are not sent; see `dwcp-engine index`
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Whose part of it
+    #[command(flatten)]
+    pub tenant: TenantArgs,
     /// User that a launched QEMU runs as, when we are root
     #[arg(long, value_name = "NAME")]
     pub user: Option<String>,

@@ -6,9 +6,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::content::ContentStore;
 use crate::error::Class;
 use crate::qemu::{GuestFacts, RamBlockInfo};
-use crate::report::PageKinds;
+use crate::report::{KnownBy, PageKinds};
 
 /// Longest line accepted.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -104,6 +105,8 @@ pub struct ChildPlan {
     pub check_only: bool,
     /// Epochs up to this one are used up for the guest.
     pub min_epoch: u64,
+    /// Where the guest's memory is kept when it has moved, if it shall be.
+    pub checkpoint: Option<ContentStore>,
     /// The guest.
     pub facts: GuestFacts,
     /// Its RAM blocks.
@@ -146,6 +149,8 @@ pub struct Counters {
     pub guest_bytes: u64,
     /// Pages by kind.
     pub pages: PageKinds,
+    /// Known pages by where they are known from.
+    pub known_by: KnownBy,
     /// Bytes sent on all streams.
     pub wire_tx_bytes: u64,
     /// Bytes received on all streams.
@@ -263,6 +268,11 @@ pub enum FromChild {
     },
     /// QEMU has closed its socket after SHUT: the last counters.
     Finished(Counters),
+    /// What became of the checkpoint that was asked for; the last word.
+    Kept {
+        /// In words.
+        text: String,
+    },
     /// The pipe has closed: never sent, only seen.
     ChildGone,
 }

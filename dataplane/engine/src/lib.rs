@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod cli;
+pub mod content;
 mod cpu;
 pub mod door;
 pub mod error;

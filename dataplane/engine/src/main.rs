@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use clap::Parser;
 use dwcp_engine::cli::{
     Cli, Command, JobsArgs, ReceiveArgs, ResolveArgs, SendArgs, ServeArgs, checked_address,
 };
+use dwcp_engine::content::ContentStore;
 use dwcp_engine::error::{Class, EngineError, Result};
 use dwcp_engine::report::{Report, Status};
 use dwcp_engine::signals::Interrupts;
@@ -75,6 +77,7 @@ fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
         user: args.user.clone(),
         link_timeout: Duration::from_secs(args.link_timeout),
         poll: args.poll,
+        content: content(args.store.as_deref(), &args.tenant.tenant)?,
     })?;
     let bound = listener
         .local_addr()
@@ -90,6 +93,10 @@ fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
         Some(_) => Class::Failed.exit_code(),
         None => ExitCode::SUCCESS,
     })
+}
+
+fn content(store: Option<&Path>, tenant: &str) -> Result<Option<ContentStore>> {
+    store.map(|dir| ContentStore::new(dir, tenant)).transpose()
 }
 
 fn show(summary: &JobSummary, json: bool) {
@@ -132,6 +139,7 @@ fn send(args: &SendArgs) -> Result<ExitCode> {
                 poll: args.poll,
                 check: args.check,
                 state,
+                checkpoint: content(args.store.as_deref(), &args.tenant.tenant)?,
             };
             source::run(options, interrupts, progress)?
         }

@@ -43,7 +43,7 @@ pub struct PageKinds {
     pub zero: u64,
     /// Pages whose content the target held elsewhere in this guest.
     pub duplicate: u64,
-    /// Pages whose content the target held already at that place.
+    /// Pages whose content the target held already, at that place or in its store.
     pub known: u64,
     /// Pages sent as a difference to their last version.
     pub delta: u64,
@@ -58,6 +58,27 @@ impl PageKinds {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.zero + self.duplicate + self.known + self.delta + self.zstd + self.raw
+    }
+}
+
+/// Known pages, by where the target held them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownBy {
+    /// At that place, from this job.
+    pub in_job: u64,
+    /// In a disk image of its store.
+    pub image: u64,
+    /// In a checkpoint of its store.
+    pub checkpoint: u64,
+    /// In the memory of another guest there.
+    pub sibling: u64,
+}
+
+impl KnownBy {
+    /// All known pages.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.in_job + self.image + self.checkpoint + self.sibling
     }
 }
 
@@ -112,6 +133,9 @@ pub struct Report {
     pub guest_bytes: u64,
     /// How pages travelled.
     pub pages: PageKinds,
+    /// Where the target held what is counted as known.
+    #[serde(default)]
+    pub known_by: KnownBy,
     /// QEMU's dirty rounds.
     pub rounds: u64,
     /// TCP streams used.
@@ -157,6 +181,7 @@ impl Report {
             wire_bytes: 0,
             guest_bytes: 0,
             pages: PageKinds::default(),
+            known_by: KnownBy::default(),
             rounds: 0,
             streams: 0,
             cpu_s: CpuSeconds::default(),

@@ -27,6 +27,7 @@ use self::orders::Checks;
 use self::service::Door;
 use self::socket::DoorSocket;
 use crate::cli::{ServeArgs, checked_address};
+use crate::content::ContentStore;
 use crate::error::{Class, Doing, EngineError, Result};
 use crate::records;
 use crate::signals::Interrupts;
@@ -159,6 +160,12 @@ fn new_host(config: &Config) -> Result<Arc<Host>> {
         user: config.args.user.clone(),
         link_timeout: Duration::from_secs(config.args.link_timeout),
         poll: config.args.poll,
+        content: config
+            .args
+            .store
+            .as_deref()
+            .map(|dir| ContentStore::new(dir, &config.args.tenant.tenant))
+            .transpose()?,
     })
 }
 

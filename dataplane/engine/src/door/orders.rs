@@ -90,6 +90,7 @@ impl Checks {
             to: self.address(&request.target_address)?,
             qmp: self.qmp.socket("qmp_socket", &request.qmp_socket)?,
             state: self.state.clone(),
+            checkpoint: None,
         })
     }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded, never, select, tick};
+use dwcp_encode::Answer;
 use dwcp_hostmem::{Arena, HugePages};
 use dwcp_qemustream::return_path::{Item, Message, ReturnPath};
 use dwcp_tcp::{Body, Endpoint, EndpointConfig, Inbound, NetEvent, Outbound, handshake};
@@ -19,13 +20,16 @@ use dwcp_wire::{
 };
 
 use super::PROGRESS_INTERVAL;
+use super::asking::UNANSWERED_MAX;
 use super::intake::IntakeEvent;
+use super::keeping::Keeping;
 use super::pipeline::{Pipeline, PipelineConfig};
 use super::shared::Shared;
 use crate::cpu;
 use crate::error::{Class, Doing, EngineError, Result, class_of};
 use crate::ipc::{self, ChildPlan, Counters, FromChild, OutcomeLine, ToChild, WantedMode};
 use crate::slots::SLOT_BYTES;
+use crate::target::STORE_FACT;
 
 /// How long a connection and its handshake may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,6 +92,8 @@ struct Child {
     rails: usize,
     link_lost_at: Option<Instant>,
     joined: (Sender<NewRail>, Receiver<NewRail>),
+    answers: (Sender<Answer>, Receiver<Answer>),
+    keeping: Option<Keeping>,
     joining: bool,
     held_ack: Option<Vec<u8>>,
     switchover_allowed: bool,
@@ -111,7 +117,7 @@ impl Child {
         let hello = Hello::new(Purpose::Open, job, RailId(0), [0; 16]);
         let (stream, reply) = connect(to, &hello)?;
         let window = reply.window_slices.clamp(2, 4096);
-        let arena = Arena::new(window as usize + SPARE_SLOTS, SLOT_BYTES, HugePages::Auto)
+        let arena = Arena::new(window as usize + SPARE_SLOTS + UNANSWERED_MAX, SLOT_BYTES, HugePages::Auto)
             .map_err(|e| EngineError::new(Class::Resource, format!("the arena: {e}")))?;
         let mut config = EndpointConfig::new(job.tag(), Epoch(0), Arc::clone(&arena));
         config.session.window_out_slices = window;
@@ -139,6 +145,8 @@ impl Child {
             rails: 1,
             link_lost_at: None,
             joined: bounded(16),
+            answers: bounded(UNANSWERED_MAX),
+            keeping: None,
             joining: false,
             held_ack: None,
             switchover_allowed: false,
@@ -223,6 +231,9 @@ impl Child {
         }
         self.shared.abort.store(true, Relaxed);
         self.endpoint.close(ReasonCode::Finished, DRAIN);
+        if let Some(text) = self.keeping.take().and_then(Keeping::keep) {
+            say(&FromChild::Kept { text });
+        }
     }
 
     fn work(&mut self, commands: &Receiver<ToChild>) -> Result<()> {
@@ -230,7 +241,7 @@ impl Child {
         let Some(qemu) = qemu else { return Ok(()) };
         self.to_qemu = Some(qemu.try_clone().doing(|| "the migration socket".to_owned())?);
         let mut pipeline = Pipeline::start(
-            PipelineConfig { plan: &self.plan, accept: &self.accept },
+            PipelineConfig { plan: &self.plan, accept: &self.accept, answers: self.answers() },
             qemu,
             &self.endpoint,
             &self.arena,
@@ -251,7 +262,7 @@ impl Child {
                     Err(_) => return Err(session_ended()),
                 },
                 recv(intake) -> event => match event {
-                    Ok(IntakeEvent::Closed) if self.to_qemu.is_none() => return Ok(()),
+                    Ok(IntakeEvent::Closed { .. }) if self.to_qemu.is_none() => return Ok(()),
                     Ok(event) => self.on_intake(event)?,
                     Err(_) => intake = never(),
                 },
@@ -354,8 +365,10 @@ impl Child {
         }
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         while let Ok(event) = pipeline.events.recv_deadline(deadline) {
-            if matches!(event, IntakeEvent::Closed | IntakeEvent::Failed(_)) {
-                return;
+            match event {
+                IntakeEvent::Closed { keeping } => return self.keeping = Some(keeping),
+                IntakeEvent::Failed(_) => return,
+                _ => {}
             }
         }
     }
@@ -382,6 +395,22 @@ impl Child {
             NetEvent::Fatal(e) => {
                 return Err(EngineError::new(Class::Resource, format!("the network loop: {e}")));
             }
+        }
+        Ok(())
+    }
+
+    /// Where answers come from, when the target has a store to look into.
+    fn answers(&self) -> Option<Receiver<Answer>> {
+        let has_store = self.accept.facts.iter().any(|(name, _)| name == STORE_FACT);
+        let asks = has_store && self.accept.mode == Mode::Direct;
+        asks.then(|| self.answers.1.clone())
+    }
+
+    fn on_answers(&self, bytes: &[u8]) -> Result<()> {
+        let wrong = |text: String| EngineError::new(Class::Failed, format!("the target: {text}"));
+        for answer in Answer::decode_all(bytes).map_err(|e| wrong(e.to_string()))? {
+            // The channel has room for every slice that may ask.
+            self.answers.0.try_send(answer).map_err(|_| wrong("too many answers".to_owned()))?;
         }
         Ok(())
     }
@@ -524,7 +553,7 @@ impl Child {
                 say(&FromChild::GoWanted);
                 Ok(())
             }
-            IntakeEvent::Closed => {
+            IntakeEvent::Closed { .. } => {
                 Err(EngineError::new(Class::Failed, "QEMU closed its migration socket"))
             }
             IntakeEvent::Failed(error) => Err(error),
@@ -564,6 +593,7 @@ impl Child {
         Counters {
             guest_bytes: self.shared.pages_in.load(Relaxed) * dwcp_wire::PAGE_BYTES as u64,
             pages: self.shared.kinds(),
+            known_by: self.shared.known_by(),
             wire_tx_bytes: stats.tx_bytes,
             wire_rx_bytes: stats.rx_bytes,
             resent_bytes: stats.resent_bytes,
@@ -592,13 +622,17 @@ impl Child {
             .map_err(|_| session_ended())
     }
 
-    /// The control message in a slice; other channels carry nothing towards the source.
+    /// The control message in a slice. The Pages channel carries answers towards the source.
     fn control_of(&self, inbound: &Inbound) -> Result<Option<ControlMessage>> {
         let message = match inbound.channel {
             Channel::Control => {
                 Some(ControlMessage::decode(inbound.body.bytes()).map_err(|e| {
                     EngineError::new(Class::Failed, format!("the target's message: {e}"))
                 })?)
+            }
+            Channel::Pages => {
+                self.on_answers(inbound.body.bytes())?;
+                None
             }
             _ => None,
         };

@@ -20,8 +20,8 @@ const WAIT: Duration = Duration::from_millis(50);
 
 /// A planned batch: the slot with the stream's bytes, and what to do with its pages.
 pub struct EncodeJob {
-    /// The pages as they came from QEMU.
-    pub slot: Slot,
+    /// The pages as they came from QEMU; also kept until the target has answered, if it is asked.
+    pub slot: Arc<Slot>,
     /// What to send of them.
     pub plan: Plan,
     /// The slice they become.

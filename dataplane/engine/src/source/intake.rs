@@ -15,8 +15,10 @@ use dwcp_qemustream::Parser;
 use dwcp_tcp::{Body, Endpoint, Outbound};
 use dwcp_wire::{Channel, SliceFlags};
 
-use super::encoder::{EncodeJob, Sample, take_slot};
+use super::asking::{Asking, Settled};
+use super::encoder::{EncodeJob, Sample};
 use super::gate::Gate;
+use super::keeping::Keeping;
 use super::levels::LevelChoice;
 use super::shared::Shared;
 use super::sink::{PARSE_BYTES_MAX, StreamSink};
@@ -43,7 +45,6 @@ const PAUSE_STEP: Duration = Duration::from_millis(1);
 const TAIL_IDLE: Duration = Duration::from_millis(200);
 
 /// What the intake tells the child's main thread.
-#[derive(Debug)]
 pub enum IntakeEvent {
     /// RAM has ended: this is its root, and every page slice below `pages` was planned.
     RamEnd {
@@ -60,7 +61,10 @@ pub enum IntakeEvent {
         seq: u64,
     },
     /// QEMU has closed its socket.
-    Closed,
+    Closed {
+        /// What the guest may leave behind here.
+        keeping: Keeping,
+    },
     /// The stream cannot be carried, or the socket failed.
     Failed(EngineError),
 }
@@ -87,6 +91,10 @@ pub struct Intake {
     pub samples: Receiver<Sample>,
     /// Chooses the level.
     pub control: LevelChoice,
+    /// Pages the target is asked for.
+    pub asking: Asking,
+    /// What the guest leaves behind here.
+    pub keeping: Keeping,
     /// Skeleton slices.
     pub skeleton: SkeletonSender,
     /// Holds back what the link cannot take yet.
@@ -117,19 +125,22 @@ impl Intake {
     /// Runs until QEMU closes the socket, the stream is refused or the job is aborted.
     pub fn run(mut self) {
         let event = match self.pump() {
-            Ok(()) => IntakeEvent::Closed,
+            Ok(()) => IntakeEvent::Closed { keeping: self.keeping },
             Err(error) => IntakeEvent::Failed(error),
         };
         let _ = self.events.send(event);
     }
 
     fn pump(&mut self) -> Result<()> {
-        let mut state = Progress::new(self.next_slot()?);
+        let first = self.arena.take_timeout(WAIT).ok_or_else(closed)?;
+        let mut state = Progress::new(first);
         loop {
             if self.shared.aborted() {
                 return Ok(());
             }
-            let wait = if state.owes(&self.sink) { IDLE } else { WAIT };
+            self.follow_up(&mut state, false)?;
+            let owes = state.owes(&self.sink) || !self.asking.is_settled();
+            let wait = if owes { IDLE } else { WAIT };
             let most = if state.held { HELD_READ_BYTES } else { STREAM_BYTES_MAX };
             match self.read(&mut state.filling, most, wait)? {
                 Got::End => return Ok(()),
@@ -245,7 +256,7 @@ impl Intake {
             state.filling.restart();
             return Ok(());
         }
-        let fresh = self.next_slot()?;
+        let fresh = self.next_slot(state)?;
         let full = state.filling.replace(fresh);
         self.plan(full, state)
     }
@@ -253,12 +264,14 @@ impl Intake {
     fn plan(&mut self, slot: Slot, state: &mut Progress) -> Result<()> {
         let mut plan = state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default();
         let seq = state.next_seq;
-        let acked_below = self.endpoint.acked_below(Channel::Pages);
+        let acked_below = self.settled_below();
+        self.planner.set_asking(self.may_ask() && self.asking.is_worthwhile());
         // Contents kept for deltas pay only while bytes are dearer than CPU.
         self.planner.set_caching(self.shared.level.load(Relaxed) != 0);
         self.planner
             .plan(seq, acked_below, &slot, &self.sink.batch, &mut plan)
             .map_err(|e| EngineError::new(Class::Failed, format!("planning pages: {e}")))?;
+        self.keeping.add(&self.sink.batch, &slot);
         let pages = self.sink.clear_batch();
         self.shared.pages_in.fetch_add(pages, Relaxed);
         if plan.is_empty() {
@@ -266,41 +279,88 @@ impl Intake {
             state.spare.push(plan);
             return Ok(());
         }
-        state.next_seq += 1;
-        let bytes = plan.raw_bytes() as u64;
-        self.shared.unencoded_bytes.fetch_add(bytes, Relaxed);
-        let level = self.choose_level();
-        let job = EncodeJob { slot, plan, seq, generation: self.sink.generation().0, level, bytes };
-        match level {
-            Level::Off => self.send_in_place(state, job),
-            Level::Zstd(_) => self.enqueue(job),
+        let asks = plan.counts().asked > 0;
+        if self.choose_level() == Level::Off && !asks {
+            return self.send_in_place(state, slot, plan);
         }
+        let slot = Arc::new(slot);
+        if asks {
+            self.asking.add(seq, &slot, &plan);
+        }
+        self.enqueue(state, slot, plan)
+    }
+
+    /// Not in the pause, since an answer costs a round trip, nor on a link that is faster than hashing.
+    fn may_ask(&self) -> bool {
+        !self.shared.stopped.load(Relaxed) && self.shared.level.load(Relaxed) != 0
+    }
+
+    /// What the planner may count on: acked, and answered if it asked.
+    fn settled_below(&self) -> u64 {
+        self.endpoint.acked_below(Channel::Pages).min(self.asking.settled_below())
+    }
+
+    /// Handles the answers that are there; waits a moment for one when told to.
+    fn follow_up(&mut self, state: &mut Progress, wait: bool) -> Result<()> {
+        let mut wait = wait;
+        while let Some(settled) = self.asking.next(wait, &self.shared)? {
+            self.follow(state, settled)?;
+            wait = false;
+        }
+        Ok(())
+    }
+
+    /// Sends what the target does not hold of a slice that asked.
+    fn follow(&mut self, state: &mut Progress, settled: Settled) -> Result<()> {
+        let Settled { asked_in, slot, missing } = settled;
+        let mut plan = state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default();
+        let acked_below = self.settled_below();
+        self.planner
+            .follow(state.next_seq, acked_below, asked_in, &slot, missing.into_iter(), &mut plan)
+            .map_err(|e| EngineError::new(Class::Failed, format!("planning pages: {e}")))?;
+        if plan.is_empty() {
+            state.spare.push(plan);
+            return Ok(());
+        }
+        self.choose_level();
+        self.enqueue(state, slot, plan)
     }
 
     /// With the codec off the slot itself goes on the wire, unless too little of it is wanted.
-    fn send_in_place(&mut self, state: &mut Progress, mut job: EncodeJob) -> Result<()> {
+    fn send_in_place(&mut self, state: &mut Progress, mut slot: Slot, plan: Plan) -> Result<()> {
         // The plan's offsets count from the slot's start.
-        let payload = 0..job.slot.len();
-        let Some(range) = state.framer.raw_in_place(&job.plan, &mut job.slot, payload) else {
-            return self.enqueue(job);
+        let payload = 0..slot.len();
+        let Some(range) = state.framer.raw_in_place(&plan, &mut slot, payload) else {
+            return self.enqueue(state, Arc::new(slot), plan);
         };
-        self.shared.count(job.plan.counts(), false);
+        self.shared.count(plan.counts(), false);
         let out = Outbound {
             channel: Channel::Pages,
-            seq: job.seq,
-            generation: job.generation,
+            seq: state.next_seq,
+            generation: self.sink.generation().0,
             flags: SliceFlags::NONE,
-            not_before: job.plan.not_before(),
-            body: Body::Slot { slot: job.slot, range },
+            not_before: plan.not_before(),
+            body: Body::Slot { slot, range },
         };
+        state.next_seq += 1;
+        let bytes = plan.raw_bytes() as u64;
+        self.shared.unencoded_bytes.fetch_add(bytes, Relaxed);
         let sent = self.gate.submit(&self.endpoint, &self.shared, out).map_err(|_| closed());
-        self.shared.unencoded_bytes.fetch_sub(job.bytes, Relaxed);
-        state.spare.push(job.plan);
+        self.shared.unencoded_bytes.fetch_sub(bytes, Relaxed);
+        state.spare.push(plan);
         sent
     }
 
-    fn enqueue(&mut self, job: EncodeJob) -> Result<()> {
-        self.jobs.send(job).map_err(|_| closed())
+    /// Gives a plan and the buffer it was made over to the encoders, under the next number.
+    fn enqueue(&mut self, state: &mut Progress, slot: Arc<Slot>, plan: Plan) -> Result<()> {
+        let bytes = plan.raw_bytes() as u64;
+        self.shared.unencoded_bytes.fetch_add(bytes, Relaxed);
+        let (seq, generation) = (state.next_seq, self.sink.generation().0);
+        state.next_seq += 1;
+        let level = self.control.level();
+        self.jobs
+            .send(EncodeJob { slot, plan, seq, generation, level, bytes })
+            .map_err(|_| closed())
     }
 
     fn choose_level(&mut self) -> Level {
@@ -319,6 +379,9 @@ impl Intake {
     fn end_of_ram(&mut self, state: &mut Progress) -> Result<()> {
         self.ship(state)?;
         self.send_skeleton()?;
+        while !self.asking.is_settled() && !self.shared.aborted() {
+            self.follow_up(state, true)?;
+        }
         let event = IntakeEvent::RamEnd { root: self.planner.root(), slices: state.next_seq };
         self.events.send(event).map_err(|_| closed())
     }
@@ -347,8 +410,19 @@ impl Intake {
         sent
     }
 
-    fn next_slot(&self) -> Result<Slot> {
-        take_slot(&self.arena, &self.shared).ok_or_else(closed)
+    /// A free slot; slots that wait for an answer come back meanwhile.
+    fn next_slot(&mut self, state: &mut Progress) -> Result<Slot> {
+        loop {
+            if self.shared.aborted() {
+                return Err(closed());
+            }
+            let full = self.asking.is_full();
+            self.follow_up(state, full)?;
+            let wait = if self.asking.is_settled() { WAIT } else { IDLE };
+            if let (false, Some(slot)) = (full, self.arena.take_timeout(wait)) {
+                return Ok(slot);
+            }
+        }
     }
 }
 

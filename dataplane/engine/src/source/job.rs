@@ -18,6 +18,7 @@ use super::child_process::ChildProcess;
 use super::convergence::{Advice, Convergence, Sample};
 use super::preflight;
 use crate::cli::OnStall;
+use crate::content::ContentStore;
 use crate::error::{Class, EngineError, Result};
 use crate::ipc::{ChildPlan, Counters, FromChild, Hash, Poll, ToChild, WantedMode};
 use crate::progress::Progress;
@@ -38,6 +39,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the target may take to accept: it may have to start a QEMU.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(45);
 
+/// How long the memory that a guest leaves behind may take to be indexed.
+const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(600);
 /// Characters of a guest's name that a record keeps.
 const VM_NAME_CHARS_MAX: usize = 100;
 
@@ -80,6 +83,8 @@ pub struct Options {
     pub check: bool,
     /// Folder of records.
     pub state: PathBuf,
+    /// Where the guest's memory is kept when it has moved, if it shall be.
+    pub checkpoint: Option<ContentStore>,
 }
 
 /// Everything a job's loop works with.
@@ -146,6 +151,7 @@ pub fn run(options: Options, interrupts: Interrupts, progress: Progress) -> Resu
         ticket: options.ticket.clone(),
         check_only: options.check,
         min_epoch,
+        checkpoint: options.checkpoint.clone(),
         facts: facts.clone(),
         blocks,
     })));
@@ -348,6 +354,7 @@ impl Job {
                 self.events.push_back(SourceEvent::OutcomeLearned(outcome.to_outcome()));
             }
             FromChild::Finished(counters) => self.counters = counters,
+            FromChild::Kept { text } => self.progress.note(&text),
             FromChild::LinkDown { reason } => {
                 self.progress.note(&format!("connection lost: {reason}; trying again"));
             }
@@ -555,11 +562,30 @@ impl Job {
         }
     }
 
+    /// The guest runs on its new host; what it left here is being indexed.
+    fn await_checkpoint(&mut self) {
+        let wanted = self.options.as_ref().is_some_and(|o| o.checkpoint.is_some());
+        let Some(child) = &mut self.child else { return };
+        if !wanted || !matches!(self.ending, Some(Ending::Completed(_))) {
+            return;
+        }
+        let deadline = Instant::now() + CHECKPOINT_TIMEOUT;
+        while Instant::now() < deadline && self.interrupts.count() == self.seen_interrupts {
+            match child.receive(QUERY_INTERVAL) {
+                Some(FromChild::Finished(counters)) => self.counters = counters,
+                Some(FromChild::Kept { text }) => return self.progress.note(&text),
+                Some(FromChild::ChildGone) => return,
+                _ => {}
+            }
+        }
+    }
+
     fn finish(mut self) -> Report {
         if self.asking && self.ending.is_some() {
             // The target must hear of the abort, or it keeps its QEMU until --link-timeout.
             let _ = self.answers.1.recv_timeout(crate::ask::ASK_TIMEOUT);
         }
+        self.await_checkpoint();
         if let Some(child) = &mut self.child {
             child.finish();
             while let Some(message) = child.receive(Duration::from_millis(20)) {
@@ -580,6 +606,7 @@ impl Job {
         report.resent_bytes = counters.resent_bytes;
         report.guest_bytes = counters.guest_bytes;
         report.pages = counters.pages;
+        report.known_by = counters.known_by;
         report.streams = report.streams.max(counters.streams);
         report.cpu_s.source = (own_cpu_us + counters.cpu_us) as f64 / 1e6;
         match self.ending {

@@ -38,6 +38,12 @@ impl LevelChoice {
         );
     }
 
+    /// The level chosen last.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.control.level()
+    }
+
     /// The level now; `waiting` batches wait for a worker.
     pub fn choose(&mut self, stats: &NetStats, waiting: usize) -> Level {
         if self.sampled.is_some_and(|at| at.elapsed() < SAMPLE_INTERVAL) {

@@ -1,6 +1,7 @@
 //! The source side of a job: `send`. A parent holds the source QEMU's monitor, the record and the
 //! decision; a child moves the bytes. The parent never touches page bytes, the child never QMP.
 
+mod asking;
 mod child;
 mod child_process;
 mod convergence;
@@ -8,6 +9,7 @@ mod encoder;
 mod execute;
 mod gate;
 mod intake;
+mod keeping;
 mod job;
 mod levels;
 mod pipeline;

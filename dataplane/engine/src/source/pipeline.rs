@@ -6,15 +6,17 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, bounded};
 use dwcp_encode::bytes::Packer;
-use dwcp_encode::{Level, Planner, PlannerConfig};
+use dwcp_encode::{Answer, Level, Planner, PlannerConfig};
 use dwcp_hostmem::Arena;
 use dwcp_qemustream::{BlockRule, DirectOptions, Mode as StreamMode, Parser};
 use dwcp_tcp::Endpoint;
 use dwcp_wire::{Accept, BlockId, Mode};
 
+use super::asking::Asking;
 use super::encoder::Encoder;
 use super::gate::Gate;
 use super::intake::{Intake, IntakeEvent};
+use super::keeping::Keeping;
 use super::levels::LevelChoice;
 use super::shared::Shared;
 use super::sink::StreamSink;
@@ -39,6 +41,8 @@ pub struct PipelineConfig<'a> {
     pub plan: &'a ChildPlan,
     /// The target's word.
     pub accept: &'a Accept,
+    /// What it answers to pages it was asked for, when it has a store.
+    pub answers: Option<Receiver<Answer>>,
 }
 
 /// The running threads.
@@ -98,6 +102,8 @@ impl Pipeline {
             jobs: jobs_in,
             plans,
             samples,
+            asking: Asking::new(config.answers),
+            keeping: Keeping::new(config.plan),
             control: LevelChoice::new(forced, AUTO_LEVEL_MAX, encoders()),
             skeleton: skeleton(),
             gate: Arc::clone(&gate),

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::Relaxed};
 
-use dwcp_encode::PlanCounts;
+use dwcp_encode::{Held, PlanCounts};
 
-use crate::report::PageKinds;
+use crate::report::{KnownBy, PageKinds};
 
 /// What the child's threads tell each other besides slices.
 #[derive(Debug, Default)]
@@ -25,6 +25,9 @@ pub struct Shared {
     delta: AtomicU64,
     zstd: AtomicU64,
     raw: AtomicU64,
+    image: AtomicU64,
+    checkpoint: AtomicU64,
+    sibling: AtomicU64,
 }
 
 impl Shared {
@@ -44,13 +47,35 @@ impl Shared {
         whole.fetch_add(kinds.literal, Relaxed);
     }
 
+    /// Counts a page that was asked for and found; one that was not found is counted when it is sent.
+    pub fn count_held(&self, held: Held) {
+        let counter = match held {
+            Held::Nothing => return,
+            Held::Image | Held::Newer => &self.image,
+            Held::Checkpoint => &self.checkpoint,
+            Held::Sibling => &self.sibling,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Where known pages were known from.
+    #[must_use]
+    pub fn known_by(&self) -> KnownBy {
+        KnownBy {
+            in_job: self.known.load(Relaxed),
+            image: self.image.load(Relaxed),
+            checkpoint: self.checkpoint.load(Relaxed),
+            sibling: self.sibling.load(Relaxed),
+        }
+    }
+
     /// The pages so far, by kind.
     #[must_use]
     pub fn kinds(&self) -> PageKinds {
         PageKinds {
             zero: self.zero.load(Relaxed),
             duplicate: self.duplicate.load(Relaxed),
-            known: self.known.load(Relaxed),
+            known: self.known_by().total(),
             delta: self.delta.load(Relaxed),
             zstd: self.zstd.load(Relaxed),
             raw: self.raw.load(Relaxed),

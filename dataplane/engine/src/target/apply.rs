@@ -4,11 +4,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, select};
-use dwcp_encode::{Applier, Root};
-use dwcp_tcp::{Endpoint, Inbound};
-use dwcp_wire::Channel;
+use dwcp_encode::{ANSWER_BYTES_MAX, ANSWERS_MAX, Applier, Root};
+use dwcp_tcp::{Body, Endpoint, Inbound, Outbound};
+use dwcp_wire::{Channel, SliceFlags};
 
 use super::job::JobEvent;
 use super::memory::{self, GuestMemory};
@@ -18,6 +19,44 @@ use crate::error::{Class, EngineError, Result};
 const ADMISSION_SLICES: u64 = 16;
 /// Room that must be there at each look: what may arrive until the next.
 const ADMISSION_BYTES: u64 = (ADMISSION_SLICES + 1) << 21;
+
+/// Messages with answers that may be on their way: the source has few slots for them. Answers that come
+/// meanwhile share the next one.
+const ANSWERS_IN_FLIGHT_MAX: u64 = 3;
+/// How often waiting answers are looked at.
+const ANSWERS_INTERVAL: Duration = Duration::from_millis(1);
+/// A job without answers waits for slices alone.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Answers on their way to the source.
+#[derive(Debug, Default)]
+pub struct Answers {
+    waiting: Vec<u8>,
+    next_seq: u64,
+}
+
+impl Answers {
+    /// Sends what waits, when there is room.
+    fn flush(&mut self, endpoint: &Endpoint) {
+        let in_flight = self.next_seq.saturating_sub(endpoint.acked_below(Channel::Pages));
+        if self.waiting.is_empty() || in_flight >= ANSWERS_IN_FLIGHT_MAX {
+            return;
+        }
+        let body = Body::Small(std::mem::take(&mut self.waiting));
+        // A session that has ended shows as closed channels.
+        let _ = endpoint.submit(Outbound {
+            channel: Channel::Pages,
+            seq: self.next_seq,
+            generation: 0,
+            flags: SliceFlags::NONE,
+            not_before: None,
+            body,
+        });
+        self.next_seq += 1;
+    }
+}
+
+const _: () = assert!(ANSWERS_MAX * ANSWER_BYTES_MAX < dwcp_wire::PAYLOAD_MAX as usize);
 
 /// Counters that others read.
 #[derive(Debug, Default)]
@@ -40,6 +79,8 @@ pub struct ApplyThread {
     pub endpoint: Endpoint,
     /// Where RAM files lie, to see that there is room.
     pub ram_dir: Option<PathBuf>,
+    /// Words about pages that were asked for.
+    pub answers: Answers,
     /// Counters.
     pub counters: Arc<ApplyCounters>,
     /// To the job.
@@ -58,6 +99,7 @@ impl ApplyThread {
         let (mut applied, mut wanted) = (0u64, None);
         let (slices, root_after) = (self.slices.clone(), self.root_after.clone());
         loop {
+            let wait = if self.answers.waiting.is_empty() { NEVER } else { ANSWERS_INTERVAL };
             select! {
                 recv(slices) -> slice => match slice {
                     Ok(slice) => {
@@ -70,7 +112,9 @@ impl ApplyThread {
                     Ok(count) => wanted = Some(count),
                     Err(_) => return Ok(()),
                 },
+                default(wait) => {}
             }
+            self.answers.flush(&self.endpoint);
             if wanted == Some(applied) {
                 wanted = None;
                 let root = self.root();
@@ -88,7 +132,11 @@ impl ApplyThread {
             .applier
             .apply(seq, slice.body.bytes())
             .map_err(|e| EngineError::new(Class::Failed, format!("page slice {}: {e}", seq)))?;
-        let pages = stats.zero + stats.duplicate + stats.delta + stats.literal;
+        let answer = self.applier.answer();
+        if !answer.held().is_empty() {
+            answer.encode(&mut self.answers.waiting);
+        }
+        let pages = stats.zero + stats.duplicate + stats.delta + stats.literal + stats.known;
         self.counters.pages.fetch_add(pages, Relaxed);
         // The slot first: the confirmation lets the peer send another slice into it.
         drop(slice);

@@ -15,7 +15,7 @@ use dwcp_wire::{
     PAGE_BYTES, ReasonCode, Resumed,
 };
 
-use super::apply::{ApplyCounters, ApplyThread};
+use super::apply::{Answers, ApplyCounters, ApplyThread};
 use super::job::{FAREWELL, Job, JobCommand, JobEvent, send_control};
 use super::launch::{LaunchPlan, Launched};
 use super::memory::{self, GuestMemory};
@@ -23,7 +23,7 @@ use super::qemu::{TargetQemu, check_waiting};
 use super::return_path::read_return_path;
 use super::skeleton::SkeletonWriter;
 use super::{
-    CHECK_FACT, DIRECT_ONLY_FACT, Host, JobSummary, QemuSource, RESIDENT_FACT, TICKET_FACT,
+    CHECK_FACT, DIRECT_ONLY_FACT, STORE_FACT, Host, JobSummary, QemuSource, RESIDENT_FACT, TICKET_FACT,
 };
 use crate::cpu;
 use crate::error::{Class, Doing, EngineError, Result};
@@ -247,6 +247,13 @@ impl Incoming {
         let direct = accept.mode == Mode::Direct;
         let socket = self.host.run_dir.join(format!("{}.in", self.job));
         let stream = qemu.open_stream(&socket, direct)?;
+        let mut memory = memory;
+        if let (true, Some(content)) = (direct, &self.host.content)
+            && let Some(reader) = content.reader()
+        {
+            memory.look_into(reader);
+            accept.facts.push((STORE_FACT.to_owned(), "blake3".to_owned()));
+        }
         let (threads, events) = self.start_threads(facts, &accept, memory, stream)?;
         let opened = self.host.ledger.open_job(OpenRequest {
             job: dwcp_handover::JobId(self.job.0),
@@ -322,6 +329,7 @@ impl Incoming {
             root_after,
             endpoint: self.endpoint.clone(),
             ram_dir: self.host.ram_dir.clone(),
+            answers: Answers::default(),
             counters: Arc::clone(&counters),
             events: events_in.clone(),
         };

@@ -4,8 +4,9 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use dwcp_encode::PageStore;
+use dwcp_encode::{ASK_BYTES, Held, PageStore};
 use dwcp_hostmem::{GuestRam, free_memory_bytes, free_tmpfs_bytes};
+use dwcp_store::{Reader, SourceKind};
 use dwcp_wire::{BlockId, PAGE_BYTES, PageIndex};
 
 use crate::error::{Class, Doing, EngineError, Result};
@@ -15,9 +16,10 @@ use crate::qemu::RamBacking;
 const HOST_RESERVE_BYTES: u64 = 256 << 20;
 
 /// Mapped RAM blocks by their number on the wire.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct GuestMemory {
     blocks: Vec<Option<GuestRam>>,
+    content: Option<Reader>,
 }
 
 impl GuestMemory {
@@ -43,6 +45,11 @@ impl GuestMemory {
         }
         self.blocks[index] = Some(ram);
         Ok(())
+    }
+
+    /// Lets pages that are asked for be looked up in a store.
+    pub fn look_into(&mut self, content: Reader) {
+        self.content = Some(content);
     }
 
     /// Bytes of guest RAM that lie on huge pages.
@@ -71,6 +78,21 @@ impl PageStore for GuestMemory {
 
     fn zero(&mut self, block: BlockId, index: PageIndex) {
         self.ram(block).zero_page(index.0).expect(CHECKED);
+    }
+
+    fn known(&mut self, hash: &[u8; ASK_BYTES], out: &mut [u8; PAGE_BYTES]) -> Held {
+        match self.content.as_mut().and_then(|content| content.fetch(hash, out)) {
+            None => Held::Nothing,
+            Some(SourceKind::Image) => Held::Image,
+            Some(SourceKind::Checkpoint) => Held::Checkpoint,
+            Some(SourceKind::Sibling) => Held::Sibling,
+        }
+    }
+
+    fn prefetch(&mut self, hashes: &[u8]) {
+        if let Some(content) = &mut self.content {
+            content.prefetch(hashes.as_chunks().0);
+        }
     }
 }
 

@@ -33,6 +33,7 @@ use dwcp_wire::{
 use serde::Serialize;
 
 use crate::ask;
+use crate::content::ContentStore;
 use crate::error::{Class, Doing, EngineError, Result};
 use crate::ipc::Poll;
 use crate::outcome;
@@ -50,8 +51,8 @@ pub use recover::{recover, settle};
 
 /// Slices a source may have in flight: what a job's arena here holds.
 pub const WINDOW: u32 = 48;
-/// Slices a target may have in flight towards the source: it sends control messages only.
-pub const SOURCE_WINDOW: u32 = 2;
+/// Slices a target may have in flight towards the source: control messages and answers.
+pub const SOURCE_WINDOW: u32 = 8;
 /// Silence after which a stream counts as dead. Long: on a host whose cores are all taken a poll loop
 /// may not run for seconds, and the kernel's own time-out finds a broken path as well.
 pub const STALL_NS: u64 = 8_000_000_000;
@@ -72,6 +73,8 @@ pub const CHECK_FACT: &str = "check-only";
 pub const DIRECT_ONLY_FACT: &str = "direct-only";
 /// Fact with the ticket of a prepared target.
 pub const TICKET_FACT: &str = "ticket";
+/// Fact of the target's word: pages may be asked for by their BLAKE3 hash.
+pub const STORE_FACT: &str = "content-store";
 /// Fact with the bytes of guest memory that really exist at the source.
 pub const RESIDENT_FACT: &str = "resident-bytes";
 
@@ -139,6 +142,8 @@ pub struct Host {
     pub link_timeout: Duration,
     /// How poll loops wait.
     pub poll: Poll,
+    /// Where content lies that need not be sent.
+    pub content: Option<ContentStore>,
     jobs: Mutex<HashMap<JobId, RunningJob>>,
     handshakes: AtomicUsize,
     summaries: (Sender<JobSummary>, Receiver<JobSummary>),
@@ -165,6 +170,8 @@ pub struct HostConfig {
     pub link_timeout: Duration,
     /// How poll loops wait.
     pub poll: Poll,
+    /// Where content lies that need not be sent.
+    pub content: Option<ContentStore>,
 }
 
 impl Host {
@@ -181,6 +188,7 @@ impl Host {
             user: config.user,
             link_timeout: config.link_timeout,
             poll: config.poll,
+            content: config.content,
             jobs: Mutex::default(),
             handshakes: AtomicUsize::new(0),
             summaries: bounded(JOBS_MAX),
