@@ -6,6 +6,7 @@ mod demo_report;
 mod guest;
 mod host_memory;
 mod migrate;
+mod migrate_engine;
 mod migrate_limit;
 mod migrate_mode;
 mod migrate_report;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use dwcp_hwtest::guest::{self, Guest, GuestSpec};
 use dwcp_hwtest::net::{HostPair, Link};
-use dwcp_hwtest::workdir::cache_dir;
+use dwcp_hwtest::workdir::{WorkDir, cache_dir};
 use dwcp_hwtest::{engine, interrupt, probe};
 use serde_json::{Value, json};
 
@@ -28,7 +28,8 @@ pub(crate) struct MigrateArgs {
     /// Rate of the link between the two hosts, or none
     #[arg(long, default_value = "500mbit")]
     link: Link,
-    /// qemu, qemu-multifd, qemu-multifd-zstd, qemu-xbzrle, dwcp, limit, limit-multifd
+    /// qemu, qemu-multifd, qemu-multifd-zstd, qemu-xbzrle, dwcp, dwcp-image (the target holds the disk
+    /// image), dwcp-return (the guest comes back), limit, limit-multifd
     #[arg(
         long,
         value_delimiter = ',',
@@ -72,6 +73,7 @@ pub(crate) fn run(args: &MigrateArgs) -> Result<()> {
     let guest = load_guest(args)?;
     let pair = hosts(args.link)?;
     let warm_up = if args.tiny { WARM_UP_TINY } else { WARM_UP };
+    let stores = WorkDir::under(&cache_dir())?;
     let setting = Setting {
         state: migrate_run::warm_state(&guest, &cache_dir(), warm_up)?,
         guest: &guest,
@@ -83,6 +85,7 @@ pub(crate) fn run(args: &MigrateArgs) -> Result<()> {
         send_words: args.send_args.clone(),
         run_limit: RUN_LIMIT,
         pss: args.pss,
+        stores: stores.path().to_owned(),
     };
     let facts = facts(args, &guest, pair.link)?;
     let runs = all_runs(args, &setting)?;
@@ -125,7 +128,7 @@ fn hosts(link: Link) -> Result<HostPair> {
 }
 
 fn find_engine(args: &MigrateArgs) -> Result<Option<PathBuf>> {
-    if !args.modes.contains(&Mode::Dwcp) {
+    if !args.modes.iter().any(|mode| mode.is_ours()) {
         return Ok(None);
     }
     match &args.engine {

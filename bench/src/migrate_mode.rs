@@ -21,6 +21,10 @@ pub(crate) enum Mode {
     Xbzrle,
     /// This product.
     Dwcp,
+    /// This product, towards a host that holds the guest's disk image.
+    DwcpImage,
+    /// This product, back to a host that the guest left a moment ago.
+    DwcpReturn,
     /// QEMU into a socket that is only drained: no target, no network.
     Limit,
     /// The same with several streams.
@@ -30,12 +34,14 @@ pub(crate) enum Mode {
 /// What the ratios are taken against.
 pub(crate) const BASELINE: Mode = Mode::MultifdZstd;
 
-const NAMES: [(Mode, &str); 7] = [
+const NAMES: [(Mode, &str); 9] = [
     (Mode::Qemu, "qemu"),
     (Mode::Multifd, "qemu-multifd"),
     (Mode::MultifdZstd, "qemu-multifd-zstd"),
     (Mode::Xbzrle, "qemu-xbzrle"),
     (Mode::Dwcp, "dwcp"),
+    (Mode::DwcpImage, "dwcp-image"),
+    (Mode::DwcpReturn, "dwcp-return"),
     (Mode::Limit, "limit"),
     (Mode::LimitMultifd, "limit-multifd"),
 ];
@@ -79,8 +85,12 @@ impl Mode {
             Self::Xbzrle => {
                 Some(Method { xbzrle_cache_bytes: Some(XBZRLE_CACHE_BYTES), ..Method::default() })
             }
-            Self::Dwcp => None,
+            Self::Dwcp | Self::DwcpImage | Self::DwcpReturn => None,
         }
+    }
+
+    pub(crate) fn is_ours(self) -> bool {
+        matches!(self, Self::Dwcp | Self::DwcpImage | Self::DwcpReturn)
     }
 
     pub(crate) fn is_limit(self) -> bool {

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use dwcp_hwtest::cpu::CpuTime;
-use dwcp_hwtest::engine::Engine;
 use dwcp_hwtest::guest::Guest;
 use dwcp_hwtest::migrate::{self, Method};
 use dwcp_hwtest::net::{HostPair, Traffic};
 use dwcp_hwtest::probe;
-use dwcp_hwtest::pss::PeakPss;
 use dwcp_hwtest::qemu::{Qemu, QemuConfig, Start};
 use dwcp_hwtest::ram::RamImage;
 use dwcp_hwtest::tick::Life;
@@ -19,17 +17,18 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::host_memory::Backed;
+use crate::migrate_engine;
 use crate::migrate_limit::NullSink;
 use crate::migrate_mode::Mode;
 
-const PORT: u16 = 8085;
+pub(crate) const PORT: u16 = 8085;
 /// How long the guest is watched before it is moved.
 const UNDISTURBED: Duration = Duration::from_secs(2);
 /// Memory that is freshly freed before a run, in guests: for the target and what moves it.
 const BACKED_GUESTS: u64 = 2;
 /// Ticks waited for on the target.
 const TICKS_AFTER: u64 = 40;
-const TICKS_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const TICKS_LIMIT: Duration = Duration::from_secs(60);
 const STATE_LIMIT: Duration = Duration::from_secs(300);
 
 /// What stays the same for all runs.
@@ -48,6 +47,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) run_limit: Duration,
     /// Follow the engines' memory; it costs a little time.
     pub(crate) pss: bool,
+    /// Folder for content stores.
+    pub(crate) stores: PathBuf,
 }
 
 /// What one run gave; absent figures do not exist for its mode.
@@ -113,10 +114,10 @@ pub(crate) fn warm_state(guest: &Guest, dir: &Path, warm_up: Duration) -> Result
 }
 
 /// The source side of every run, up to the moment before `migrate`.
-struct Prepared {
-    source: Qemu,
+pub(crate) struct Prepared {
+    pub(crate) source: Qemu,
     /// When it began to run.
-    running_since: Instant,
+    pub(crate) running_since: Instant,
 }
 
 fn prepare(setting: &Setting<'_>) -> Result<Prepared> {
@@ -133,13 +134,13 @@ fn prepare(setting: &Setting<'_>) -> Result<Prepared> {
 }
 
 /// Counters at the start of the move.
-struct Mark {
+pub(crate) struct Mark {
     at: Instant,
     traffic: Traffic,
     source_cpu: CpuTime,
 }
 
-fn mark(setting: &Setting<'_>, source: &Qemu) -> Result<Mark> {
+pub(crate) fn mark(setting: &Setting<'_>, source: &Qemu) -> Result<Mark> {
     let traffic = setting.pair.traffic()?;
     let source_cpu = CpuTime::of(source.pid())?;
     Ok(Mark { at: Instant::now(), traffic, source_cpu })
@@ -152,7 +153,7 @@ pub(crate) fn run(setting: &Setting<'_>, mode: Mode, round: u32) -> Result<Run> 
     let mut run = match mode.method(setting.channels, setting.zstd_level) {
         Some(method) if mode.is_limit() => into_sink(setting, prepared, method)?,
         Some(method) => by_qemu(setting, prepared, method)?,
-        None => by_engine(setting, prepared)?,
+        None => migrate_engine::by_engine(setting, mode, prepared)?,
     };
     run.mode = Some(mode);
     run.round = round;
@@ -161,7 +162,7 @@ pub(crate) fn run(setting: &Setting<'_>, mode: Mode, round: u32) -> Result<Run> 
 }
 
 /// Watches the guest on its own; afterwards the memory it will arrive in is free and there.
-fn watch_undisturbed(setting: &Setting<'_>, prepared: &mut Prepared) -> Result<()> {
+pub(crate) fn watch_undisturbed(setting: &Setting<'_>, prepared: &mut Prepared) -> Result<()> {
     let memory = Backed::take((setting.guest.memory_mb << 20) * BACKED_GUESTS);
     let goal = Instant::now() + UNDISTURBED;
     while Instant::now() < goal {
@@ -216,7 +217,7 @@ fn wait_arrived(target: &mut Qemu, limit: Duration) -> Result<()> {
     })
 }
 
-fn read_counters(setting: &Setting<'_>, mark: &Mark, source: &Qemu, run: &mut Run) -> Result<()> {
+pub(crate) fn read_counters(setting: &Setting<'_>, mark: &Mark, source: &Qemu, run: &mut Run) -> Result<()> {
     let wire = setting.pair.traffic()?.since(mark.traffic);
     run.wire_tx_bytes = wire.tx_bytes;
     run.wire_rx_bytes = wire.rx_bytes;
@@ -225,7 +226,7 @@ fn read_counters(setting: &Setting<'_>, mark: &Mark, source: &Qemu, run: &mut Ru
 }
 
 /// Compares memory if asked to, lets the target run on, and reads downtime, work and ticks.
-fn observe(
+pub(crate) fn observe(
     setting: &Setting<'_>,
     prepared: &mut Prepared,
     target: &mut Qemu,
@@ -285,89 +286,4 @@ fn into_sink(setting: &Setting<'_>, mut prepared: Prepared, method: Method) -> R
     run.wire_tx_bytes = sink.bytes();
     run.wire_rx_bytes = 0;
     Ok(run)
-}
-
-fn by_engine(setting: &Setting<'_>, mut prepared: Prepared) -> Result<Run> {
-    let binary = setting.engine.as_deref().context("no dwcp-engine")?;
-    let config =
-        QemuConfig { host: Some(&setting.pair.target), ..QemuConfig::for_guest(setting.guest) };
-    let dir = WorkDir::new()?;
-    let launched = WorkDir::new()?;
-    let (launch, ready) = (dir.join("launch"), dir.join("ready"));
-    std::fs::write(&launch, config.launch_lines(&launched)?)?;
-    let mut receive = Engine::start(
-        binary,
-        &setting.pair.target,
-        dir.path(),
-        &receive_words(setting, &dir, &launch, &ready),
-        false,
-    )?;
-    receive.ready(&ready)?;
-    watch_undisturbed(setting, &mut prepared)?;
-    let mark = mark(setting, &prepared.source)?;
-    let words = send_words(setting, &dir, &prepared.source);
-    let mut send = Engine::start(binary, &setting.pair.source, dir.path(), &words, false)?;
-    let follow = |pid: u32| setting.pss.then(|| PeakPss::follow(pid));
-    let (pss_source, pss_target) = (follow(send.pid()), follow(receive.pid()));
-    let mut target = Qemu::adopt(&config, launched, setting.run_limit, || {
-        // A `send` that refuses never lets the target start.
-        if send.has_ended()? { send.check_alive() } else { receive.check_alive() }
-    })?;
-    let sent = send.wait(setting.run_limit)?;
-    let received = receive.wait(TICKS_LIMIT)?;
-    let (pss_source, pss_target) = (pss_source.map(PeakPss::end), pss_target.map(PeakPss::end));
-    if !sent.status.success() {
-        bail!("send: {}: {} / receive: {}", sent.status, sent.errors, received.errors);
-    }
-    let number = |key: &str| sent.report[key].as_f64().unwrap_or(0.0);
-    let mut run = Run {
-        total_ms: number("total_ms"),
-        downtime_ms: number("downtime_ms"),
-        cpu_source_engine_s: sent.cpu_s,
-        cpu_target_engine_s: received.cpu_s,
-        pss_source_bytes: pss_source,
-        pss_target_bytes: pss_target,
-        detail: sent.report.clone(),
-        ..Run::default()
-    };
-    run.cpu_target_qemu_s = CpuTime::of(target.pid())?.total_s();
-    read_counters(setting, &mark, &prepared.source, &mut run)?;
-    if !setting.pair.is_private() {
-        run.wire_tx_bytes = number("wire_tx_bytes") as u64;
-        run.wire_rx_bytes = number("wire_rx_bytes") as u64;
-    }
-    observe(setting, &mut prepared, &mut target, &mark, &mut run)?;
-    Ok(run)
-}
-
-fn receive_words(setting: &Setting<'_>, dir: &WorkDir, launch: &Path, ready: &Path) -> Vec<String> {
-    let listen = format!("{}:{PORT}", setting.pair.target.address());
-    let mut words = words(&["receive", "--once", "--json", "--tls", "off", "--listen", &listen]);
-    for (flag, path) in [
-        ("--launch", launch.to_owned()),
-        ("--ready-file", ready.to_owned()),
-        ("--state", dir.join("target-state")),
-    ] {
-        words.extend([flag.to_owned(), path.display().to_string()]);
-    }
-    if setting.check_ram {
-        words.push("--leave-paused".into());
-    }
-    words
-}
-
-fn send_words(setting: &Setting<'_>, dir: &WorkDir, source: &Qemu) -> Vec<String> {
-    let to = format!("{}:{PORT}", setting.pair.target.address());
-    let qmp = source.engine_qmp().display().to_string();
-    let state = dir.join("source-state").display().to_string();
-    let mut words =
-        words(&["send", "--json", "--tls", "off", "--qmp", &qmp, "--to", &to, "--state", &state]);
-    // Peers, guests and both ends share these cores: a late slice shall show as downtime.
-    words.extend(["--pause-timeout-ms".to_owned(), "5000".to_owned()]);
-    words.extend(setting.send_words.iter().cloned());
-    words
-}
-
-fn words(list: &[&str]) -> Vec<String> {
-    list.iter().map(|w| (*w).to_owned()).collect()
 }

@@ -12,14 +12,18 @@ const TINY: [(&str, &str); 3] = [
     (
         "migrate",
         "migrate --tiny --runs 1 --check-ram --link LINK --modes \
-         qemu,qemu-multifd,qemu-multifd-zstd,qemu-xbzrle,dwcp,limit,limit-multifd",
+         qemu,qemu-multifd,qemu-multifd-zstd,qemu-xbzrle,dwcp,dwcp-return,limit,limit-multifd",
     ),
     ("raw", "raw --tiny"),
     ("demo", "demo --memory 80M"),
 ];
 /// The real ones, recorded.
 const ALL: [(&str, &str); 3] = [
-    ("migrate at 500mbit", "migrate --record --link 500mbit"),
+    (
+        "migrate at 500mbit",
+        "migrate --record --link 500mbit --modes \
+         qemu,qemu-multifd,qemu-multifd-zstd,qemu-xbzrle,dwcp,dwcp-image,dwcp-return",
+    ),
     (
         "migrate unshaped",
         "migrate --record --link none --modes qemu,qemu-multifd,qemu-multifd-zstd,dwcp,limit,limit-multifd",
