@@ -154,7 +154,8 @@ impl<'a> QemuConfig<'a> {
         let path = |name: &str| dir.join(name).display().to_string();
         let mut args: Vec<String> = Vec::new();
         let mut add = |words: &[&str]| args.extend(words.iter().map(|w| (*w).to_owned()));
-        add(&["-accel", self.accel.name(), "-display", "none", "-nodefaults", "-no-reboot"]);
+        add(&["-name", "dwcp-guest", "-accel", self.accel.name(), "-display", "none"]);
+        add(&["-nodefaults", "-no-reboot"]);
         if self.accel == Accel::Kvm {
             add(&["-cpu", "host"]);
         }

@@ -22,6 +22,9 @@ const SAMPLE_PAGES: u64 = 4096;
 /// With fewer finds than one page in this many, asking costs more than it saves: a hash is a fiftieth
 /// of a compressed page.
 const PAGES_PER_FIND_MAX: u64 = 32;
+/// The same where the link is faster than the codec: hashing a page on both ends costs as much as
+/// sending it.
+const PAGES_PER_FIND_MAX_FAST: u64 = 2;
 /// Then only one batch in this many asks, in case a later part of memory is known.
 const RARE: u64 = 16;
 
@@ -58,10 +61,12 @@ impl Asking {
         Self { answers, open: BTreeMap::new(), batches: 0, asked: 0, found: 0 }
     }
 
-    /// Whether the next batch should ask, by what came of earlier questions.
-    pub fn is_worthwhile(&mut self) -> bool {
+    /// Whether the next batch should ask, by what came of earlier questions; `fast_link`: nothing is
+    /// being compressed.
+    pub fn is_worthwhile(&mut self, fast_link: bool) -> bool {
         self.batches += 1;
-        let pays = self.asked < SAMPLE_PAGES || self.found * PAGES_PER_FIND_MAX >= self.asked;
+        let most = if fast_link { PAGES_PER_FIND_MAX_FAST } else { PAGES_PER_FIND_MAX };
+        let pays = self.asked < SAMPLE_PAGES || self.found * most >= self.asked;
         self.answers.is_some() && (pays || self.batches.is_multiple_of(RARE))
     }
 

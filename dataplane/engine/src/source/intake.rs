@@ -28,6 +28,8 @@ use crate::slots::{HEADROOM, STREAM_BYTES_MAX};
 
 /// Pages in one batch once the guest is stopped: small batches keep every stage busy.
 const TAIL_BATCH_PAGES: usize = 32;
+/// The level of pages that the target was asked for and does not hold, when no other is chosen.
+const LEVEL_OF_MISSING: Level = Level::Zstd(1);
 /// How long QEMU may be silent before what is gathered goes on.
 const IDLE: Duration = Duration::from_millis(1);
 /// How long one wait for QEMU's bytes lasts before the abort flag is looked at.
@@ -265,7 +267,10 @@ impl Intake {
         let mut plan = state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default();
         let seq = state.next_seq;
         let acked_below = self.settled_below();
-        self.planner.set_asking(self.may_ask() && self.asking.is_worthwhile());
+        // Not in the pause: an answer costs a round trip.
+        let stopped = self.shared.stopped.load(Relaxed);
+        let fast_link = self.shared.level.load(Relaxed) == 0;
+        self.planner.set_asking(!stopped && self.asking.is_worthwhile(fast_link));
         // Contents kept for deltas pay only while bytes are dearer than CPU.
         self.planner.set_caching(self.shared.level.load(Relaxed) != 0);
         self.planner
@@ -280,19 +285,15 @@ impl Intake {
             return Ok(());
         }
         let asks = plan.counts().asked > 0;
-        if self.choose_level() == Level::Off && !asks {
+        let level = self.choose_level();
+        if level == Level::Off && !asks {
             return self.send_in_place(state, slot, plan);
         }
         let slot = Arc::new(slot);
         if asks {
             self.asking.add(seq, &slot, &plan);
         }
-        self.enqueue(state, slot, plan)
-    }
-
-    /// Not in the pause, since an answer costs a round trip, nor on a link that is faster than hashing.
-    fn may_ask(&self) -> bool {
-        !self.shared.stopped.load(Relaxed) && self.shared.level.load(Relaxed) != 0
+        self.enqueue(state, slot, plan, level)
     }
 
     /// What the planner may count on: acked, and answered if it asked.
@@ -322,8 +323,12 @@ impl Intake {
             state.spare.push(plan);
             return Ok(());
         }
-        self.choose_level();
-        self.enqueue(state, slot, plan)
+        // While most is found the link idles, which says nothing about what is not found.
+        let level = match self.choose_level() {
+            Level::Off if !self.control.is_forced() => LEVEL_OF_MISSING,
+            level => level,
+        };
+        self.enqueue(state, slot, plan, level)
     }
 
     /// With the codec off the slot itself goes on the wire, unless too little of it is wanted.
@@ -331,7 +336,7 @@ impl Intake {
         // The plan's offsets count from the slot's start.
         let payload = 0..slot.len();
         let Some(range) = state.framer.raw_in_place(&plan, &mut slot, payload) else {
-            return self.enqueue(state, Arc::new(slot), plan);
+            return self.enqueue(state, Arc::new(slot), plan, Level::Off);
         };
         self.shared.count(plan.counts(), false);
         let out = Outbound {
@@ -352,12 +357,17 @@ impl Intake {
     }
 
     /// Gives a plan and the buffer it was made over to the encoders, under the next number.
-    fn enqueue(&mut self, state: &mut Progress, slot: Arc<Slot>, plan: Plan) -> Result<()> {
+    fn enqueue(
+        &mut self,
+        state: &mut Progress,
+        slot: Arc<Slot>,
+        plan: Plan,
+        level: Level,
+    ) -> Result<()> {
         let bytes = plan.raw_bytes() as u64;
         self.shared.unencoded_bytes.fetch_add(bytes, Relaxed);
         let (seq, generation) = (state.next_seq, self.sink.generation().0);
         state.next_seq += 1;
-        let level = self.control.level();
         self.jobs
             .send(EncodeJob { slot, plan, seq, generation, level, bytes })
             .map_err(|_| closed())
