@@ -33,7 +33,7 @@ pub(crate) const TOOL_TEXT_BYTES_MAX: usize = 1 << 16;
 /// Temporary name tried before giving up.
 pub(crate) const TEMP_TRIES_MAX: u32 = 100;
 
-const _: () = assert!(READ_BYTES as u64 % BLOCK == 0);
+const _: () = assert!((READ_BYTES as u64).is_multiple_of(BLOCK));
 
 /// Bounds of one tenant's store that the caller may choose.
 #[derive(Debug, Clone)]

@@ -1,5 +1,7 @@
 //! What the store's tests share: folders that go away, and files with known content.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
