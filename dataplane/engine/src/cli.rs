@@ -50,6 +50,8 @@ pub enum Command {
     Jobs(JobsArgs),
     /// End a job whose outcome is not known yet.
     Resolve(ResolveArgs),
+    /// Keep an index of content that arriving guests need not bring along.
+    Index(crate::index::IndexArgs),
     /// Move the bytes of one job; started by `send`.
     #[command(hide = true)]
     SendBytes,

@@ -9,6 +9,7 @@ pub mod content;
 mod cpu;
 pub mod door;
 pub mod error;
+pub mod index;
 pub mod ipc;
 mod outcome;
 mod progress;

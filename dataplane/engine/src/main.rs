@@ -16,7 +16,7 @@ use dwcp_engine::report::{Report, Status};
 use dwcp_engine::signals::Interrupts;
 use dwcp_engine::store::{Store, default_run_dir, default_state_dir};
 use dwcp_engine::target::{Host, HostConfig, JobSummary, LaunchFile, QemuSource, Targets, ram_dir};
-use dwcp_engine::{Progress, door, records, source};
+use dwcp_engine::{Progress, door, index, records, source};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => (serve(args), false),
         Command::Jobs(args) => (jobs(&args), args.json),
         Command::Resolve(args) => (resolve(&args), args.json),
+        Command::Index(args) => return index_command(&args),
     };
     match result {
         Ok(code) => code,
@@ -43,6 +44,19 @@ fn main() -> ExitCode {
             error.class().exit_code()
         }
     }
+}
+
+/// Its answers are no job reports, and so are its errors.
+fn index_command(args: &index::IndexArgs) -> ExitCode {
+    index::run(args).unwrap_or_else(|error| {
+        if args.json() {
+            print_json(&serde_json::json!({
+                "error": error.to_string(), "exit_code": error.class() as u8,
+            }));
+        }
+        eprintln!("dwcp-engine: {error}");
+        error.class().exit_code()
+    })
 }
 
 fn print_json<T: serde::Serialize>(value: &T) {
