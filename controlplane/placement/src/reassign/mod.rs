@@ -1,0 +1,18 @@
+//! The machine reassignment model of the Google ROADEF/EURO challenge 2012, and solvers for it.
+//!
+//! Processes are virtual machines, machines are nodes, and a transient resource is occupied on both
+//! ends of a live migration. The model is a snapshot: all moves of a plan happen at once in it, which
+//! is why a transient resource counts on the machine a process leaves as well.
+
+mod cost;
+mod error;
+mod model;
+mod parse;
+pub mod search;
+mod write;
+
+pub use cost::{Cost, Violation, evaluate, violations};
+pub use error::{ModelError, ParseError};
+pub use model::{Assignment, Balance, MOVE_WEIGHTS, Model, Weights, bounds};
+pub use parse::{parse_assignment, parse_model};
+pub use write::{write_assignment, write_model};

@@ -1,0 +1,4 @@
+//! The solvers' inside.
+pub mod anneal;
+pub mod problem;
+pub mod state;
