@@ -1,59 +1,30 @@
-use dwcp_placement::Rng;
-use dwcp_placement::reassign::search::{anneal::*, problem::*, state::*};
 use dwcp_placement::reassign::*;
 use std::time::Instant;
-fn arg(n: &str, d: f64) -> f64 {
-    std::env::args().find_map(|a| a.strip_prefix(&format!("{n}=")).map(|v| v.parse().unwrap())).unwrap_or(d)
-}
-fn run<const D: usize>(model: &Model, home: &[u32], best: f64) {
-    let start = Instant::now();
-    let problem = Problem::<D>::new(model, home);
-    let mut state = State::new(&problem, home);
-    let initial = state.cost;
-    println!("init {} exact {}", initial, evaluate(model, home, home).total());
-    let log = LogTable::new();
-    let mut rng = Rng::new(arg("seed", 1.0) as u64);
-    let secs = arg("time", 20.0);
-    let (t0, t1) = (arg("t0", 1e6), arg("t1", 10.0));
-    let (l0, l1) = (arg("l0", 0.5), arg("l1", 0.0));
-    let lend = arg("lend", 0.7);
-    let mut b = (f64::MAX, Vec::new());
-    let mut n = 0u64;
-    let mut next = 0.0;
-    loop {
-        let f = start.elapsed().as_secs_f64() / secs;
-        if f >= 1.0 { break; }
-        let t = t0 * (t1 / t0 as f64).powf((f / 0.97).min(1.0));
-        let price = if f < lend { l0 + (l1 - l0) * f / lend } else { 0.0 };
-        anneal(&mut state, &mut rng, &log, Stretch { steps: 4096, temperature: t, price, swaps: arg("swaps", 128.0) as u64 }, &mut b);
-        n += 4096;
-        if f > next {
-            let away = state.at.iter().zip(home).filter(|(a, b)| a != b).count();
-            println!("f {f:.2} t {t:.0} price {price:.3} cost {} score {:.4}% away {away} it {n}", state.cost, (state.cost - best) / initial * 100.0);
-            next += 0.1;
-        }
-    }
-    let c = evaluate(model, home, &state.at);
-    println!("end {} exact {} {:?} viol {:?} score {:.4}% it/s {:.2}M", state.cost, c.total(), c, violations(model, home, &state.at).first(), (state.cost - best) / initial * 100.0, n as f64 / secs / 1e6);
-}
+struct C(Instant, f64);
+impl Deadline for C { fn used(&self) -> f64 { self.0.elapsed().as_secs_f64() / self.1 } }
+struct T;
+impl Executor for T { fn run(&self, jobs: Vec<Box<dyn FnOnce() + Send + '_>>) { std::thread::scope(|s| for j in jobs { s.spawn(j); }) } }
 fn main() {
-    let name = std::env::args().nth(1).unwrap();
+    let a: Vec<String> = std::env::args().collect();
+    let name = &a[1];
+    let secs: f64 = a[2].parse().unwrap();
+    let seed: u64 = a[3].parse().unwrap();
     let dir = "/tmp/w/itp-data";
-    let s = Instant::now();
+    let start = Instant::now();
     let model = parse_model(&std::fs::read_to_string(format!("{dir}/model_{name}.txt")).unwrap()).unwrap();
     let home = parse_assignment(&model, &std::fs::read_to_string(format!("{dir}/assignment_{name}.txt")).unwrap()).unwrap();
-    println!("read {:?}", s.elapsed());
     let best = match name.as_str() {
         "b_1" => 3_339_186_879.0, "b_2" => 1_015_553_800.0, "b_3" => 156_835_787.0, "b_4" => 4_677_823_040.0,
         "b_5" => 923_092_380.0, "b_6" => 9_525_857_752.0, "b_8" => 1_214_458_817.0, "b_9" => 15_885_486_698.0,
         "a1_1" => 44_306_501.0, "a1_2" => 777_912_030.0, "a1_3" => 583_006_422.0, "a1_4" => 262_125_116.0, "a1_5" => 727_578_310.0,
         "a2_1" => 329.0, "a2_2" => 746_097_632.0, "a2_3" => 1_210_644_572.0, "a2_4" => 1_680_615_349.0, "a2_5" => 318_358_949.0, _ => 0.0 };
-    match dimensions(&model) {
-        0..=2 => run::<2>(&model, &home, best),
-        3..=4 => run::<4>(&model, &home, best),
-        5..=6 => run::<6>(&model, &home, best),
-        7..=8 => run::<8>(&model, &home, best),
-        9..=12 => run::<12>(&model, &home, best),
-        _ => run::<14>(&model, &home, best),
-    }
+    let clock = C(start, secs);
+    let initial = evaluate(&model, &home, &home).total() as f64;
+    let budget = match a.get(4) { Some(n) => Budget::Iterations(n.parse().unwrap()), None => Budget::Time(&clock) };
+    let g = |k: &str, d: f64| std::env::var(k).map_or(d, |v| v.parse().unwrap());
+    let mut ls = LocalSearch::default();
+    for c in &mut ls.characters { c.warmth *= g("W", 1.0); c.price *= g("PR", 1.0); c.end *= g("E", 1.0); c.middle = g("MID", c.middle); c.any = g("ANY", c.any as f64) as u64; c.ej = g("EJ", c.ej as f64) as u64; c.sw = g("SW", c.sw as f64) as u64; }
+    let o = ls.solve(&Task { model: &model, initial: &home, seed, budget }, if a.len() > 5 { &Inline } else { &T }).unwrap();
+    let h = o.assignment.iter().fold(7u64, |h, &x| h.wrapping_mul(31).wrapping_add(x.into()));
+    println!("{name} seed {seed} {:.2}s {:?} total {} score {:+.5}% steps {}M acc {}M hash {h:x} iters {}", start.elapsed().as_secs_f64(), o.cost, o.cost.total(), (o.cost.total() as f64 - best) / initial * 100.0, o.steps / 1000000, o.accepted / 1000000, if a.len() > 6 { o.iterations.to_string() } else { String::new() });
 }

@@ -6,13 +6,20 @@
 
 mod cost;
 mod error;
+mod local_search;
 mod model;
 mod parse;
-pub mod search;
+mod search;
+mod solver;
 mod write;
 
 pub use cost::{Cost, Violation, evaluate, violations};
 pub use error::{ModelError, ParseError};
 pub use model::{Assignment, Balance, MOVE_WEIGHTS, Model, Weights, bounds};
+pub use local_search::LocalSearch;
 pub use parse::{parse_assignment, parse_model};
+pub use search::anneal::Character;
+pub use solver::{
+    Budget, Deadline, Executor, Inline, Iterations, Outcome, SolveError, Solver, Task,
+};
 pub use write::{write_assignment, write_model};

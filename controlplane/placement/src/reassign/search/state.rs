@@ -27,6 +27,9 @@ pub struct State<'a, const D: usize> {
     /// How many services have so many moved processes.
     moved_count: Vec<u32>,
     moved_max: u32,
+    /// Processes that are not at home, by machine.
+    guests: Vec<Vec<u32>>,
+    slot: Vec<u32>,
 }
 
 /// Cost of a machine's values.
@@ -58,6 +61,8 @@ impl<'a, const D: usize> State<'a, D> {
             moved: vec![0; services],
             moved_count: vec![0; most + 2],
             moved_max: 0,
+            guests: vec![Vec::new(); problem.machines],
+            slot: vec![0; problem.processes],
         };
         state.moved_count[0] = services as u32;
         for (p, &m) in assignment.iter().enumerate() {
@@ -92,6 +97,19 @@ impl<'a, const D: usize> State<'a, D> {
     pub fn move_cost(&self, p: usize, m: usize) -> f64 {
         let away = if self.problem.home[p] as usize == m { 0.0 } else { self.problem.away[p] };
         away + self.distance(p, m)
+    }
+
+    /// Double occupancy that `p` adds when it goes from `a` to `b`.
+    #[inline]
+    #[must_use]
+    pub fn occupancy_change(&self, p: usize, a: usize, b: usize) -> f64 {
+        let home = self.problem.home[p] as usize;
+        let occupancy = self.problem.occupancy[p];
+        match (a == home, b == home) {
+            (true, false) => occupancy,
+            (false, true) => -occupancy,
+            _ => 0.0,
+        }
     }
 
     /// Cost of machine `m` with `p` added, or infinity beyond a capacity.
@@ -298,6 +316,13 @@ impl<'a, const D: usize> State<'a, D> {
         if last { -self.problem.service_weight } else { 0.0 }
     }
 
+    /// Processes on `m` whose home is elsewhere.
+    #[inline]
+    #[must_use]
+    pub fn guests(&self, m: usize) -> &[u32] {
+        &self.guests[m]
+    }
+
     /// Moves `p` to `b`. The step must be allowed.
     pub fn shift(&mut self, p: usize, b: usize) {
         let a = self.at[p] as usize;
@@ -354,6 +379,10 @@ impl<'a, const D: usize> State<'a, D> {
 
     fn enter(&mut self, p: usize, m: usize) {
         let pr = self.problem;
+        if pr.home[p] as usize != m {
+            self.slot[p] = self.guests[m].len() as u32;
+            self.guests[m].push(p as u32);
+        }
         if pr.free[p] {
             return;
         }
@@ -374,6 +403,13 @@ impl<'a, const D: usize> State<'a, D> {
 
     fn leave(&mut self, p: usize, m: usize) {
         let pr = self.problem;
+        if pr.home[p] as usize != m {
+            let slot = self.slot[p] as usize;
+            self.guests[m].swap_remove(slot);
+            if let Some(&moved) = self.guests[m].get(slot) {
+                self.slot[moved as usize] = slot as u32;
+            }
+        }
         if pr.free[p] {
             return;
         }

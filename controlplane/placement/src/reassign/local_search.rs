@@ -1,0 +1,152 @@
+//! `local_search`: two annealing walks that meet.
+//!
+//! Two walkers, always two whatever the number of threads, walk level by level. Between levels the
+//! walker that is clearly behind goes on from where the other is. The levels' step counts are all that
+//! time decides, so a run is repeated by its list of counts.
+
+use super::search::anneal::{Character, LEVELS, LogTable, Walk};
+use super::search::problem::{Problem, dimensions};
+use super::search::state::State;
+use super::solver::{Budget, Executor, Iterations, Outcome, SolveError, Solver, Task, check, outcome};
+
+/// Walkers of every run.
+const WALKERS: usize = 2;
+/// They meet every so many levels.
+const MEET_EVERY: usize = 8;
+/// Steps of the first level when time decides: enough to time, short enough not to matter.
+const FIRST_STEPS: u64 = 4_096;
+/// Step counts are multiples of this, so that lists stay short.
+const STEPS_UNIT: u64 = 1_024;
+const CHARACTERS: [Character; WALKERS] =
+    [Character { price: 0.7, warmth: 1.0, end: 0.1, middle: 1e-4, any: 70, ej: 60, sw: 60 }, Character { price: 0.55, warmth: 1.0, end: 0.1, middle: 1e-4, any: 70, ej: 60, sw: 60 }];
+
+/// The solver. See the module's head.
+#[derive(Debug, Clone, Copy)]
+pub struct LocalSearch {
+    /// What differs between the walkers.
+    pub characters: [Character; WALKERS],
+}
+
+impl Default for LocalSearch {
+    fn default() -> Self {
+        Self { characters: CHARACTERS }
+    }
+}
+
+impl Solver for LocalSearch {
+    fn name(&self) -> &'static str {
+        "local_search"
+    }
+
+    fn solve(&self, task: &Task<'_>, executor: &dyn Executor) -> Result<Outcome, SolveError> {
+        check(task)?;
+        Ok(match dimensions(task.model) {
+            0..=2 => run::<2>(self, task, executor),
+            3..=4 => run::<4>(self, task, executor),
+            5..=6 => run::<6>(self, task, executor),
+            7..=8 => run::<8>(self, task, executor),
+            9..=12 => run::<12>(self, task, executor),
+            13..=16 => run::<16>(self, task, executor),
+            _ => run::<32>(self, task, executor),
+        })
+    }
+}
+
+fn run<const D: usize>(solver: &LocalSearch, task: &Task<'_>, executor: &dyn Executor) -> Outcome {
+    let problem = Problem::<D>::new(task.model, task.initial);
+    let log = LogTable::new();
+    let start = State::new(&problem, task.initial);
+    let mut walks: Vec<Walk<'_, D>> = solver
+        .characters
+        .iter()
+        .enumerate()
+        .map(|(i, &character)| {
+            Walk::new(start.clone(), &log, task.seed.wrapping_mul(2).wrapping_add(i as u64), character)
+        })
+        .collect();
+    let mut pace = Pace::new(&task.budget);
+    let mut done = Iterations::default();
+    for level in 0..LEVELS {
+        let steps = pace.steps(level);
+        if matches!(task.budget, Budget::Time(_)) && steps == 0 {
+            break;
+        }
+        done.push(steps);
+        let jobs = walks.iter_mut().map(|walk| {
+            Box::new(move || walk.level(level, steps)) as Box<dyn FnOnce() + Send + '_>
+        });
+        executor.run(jobs.collect());
+        if level % MEET_EVERY == MEET_EVERY - 1 {
+            meet(&mut walks, level);
+        }
+    }
+    let total = done.total() * WALKERS as u64;
+    let iterations = match &task.budget {
+        Budget::Time(_) => done,
+        Budget::Iterations(given) => given.clone(),
+    };
+    let accepted = walks.iter().map(|walk| walk.accepted).sum();
+    let best = walks.iter().map(Walk::best).min_by(|a, b| a.0.total_cmp(&b.0));
+    let found = best.map_or_else(|| task.initial.to_vec(), |(_, best)| best.to_vec());
+    outcome(task, found, iterations, (total, accepted))
+}
+
+/// The walker behind goes where the other is.
+fn meet<const D: usize>(walks: &mut [Walk<'_, D>], level: usize) {
+    let [first, second] = walks else { return };
+    if level < LEVELS / 4 {
+        return;
+    }
+    let (a, b) = (first.energy(level), second.energy(level));
+    if a < b {
+        second.join(&first.state);
+    } else {
+        first.join(&second.state);
+    }
+}
+
+/// Decides the step count of each level.
+struct Pace<'a> {
+    budget: &'a Budget<'a>,
+    steps: u64,
+    used: f64,
+    /// Share of the time per step and the latest count it was measured on.
+    per_step: f64,
+}
+
+impl<'a> Pace<'a> {
+    fn new(budget: &'a Budget<'a>) -> Self {
+        let used = match budget {
+            Budget::Time(deadline) => deadline.used(),
+            Budget::Iterations(_) => 0.0,
+        };
+        Self { budget, steps: 0, used, per_step: 0.0 }
+    }
+
+    fn steps(&mut self, level: usize) -> u64 {
+        let deadline = match self.budget {
+            Budget::Iterations(iterations) => return iterations.portion(level, LEVELS),
+            Budget::Time(deadline) => deadline,
+        };
+        let now = deadline.used();
+        if now >= 1.0 {
+            return 0;
+        }
+        if level == 0 {
+            self.steps = FIRST_STEPS;
+            return self.steps;
+        }
+        let latest = (now - self.used) / self.steps as f64;
+        // The latest level counts most, but one slow level does not change the whole plan.
+        self.per_step =
+            if self.per_step > 0.0 { 0.7 * self.per_step + 0.3 * latest } else { latest };
+        self.used = now;
+        let wanted = (1.0 - now) / (LEVELS - level) as f64 / self.per_step.max(1e-12);
+        let off = wanted / self.steps as f64;
+        let last = level + 8 >= LEVELS;
+        if level < 8 || level % 16 == 0 || last || !(0.85..=1.18).contains(&off) {
+            self.steps = (wanted as u64 / STEPS_UNIT).max(1) * STEPS_UNIT;
+        }
+        self.steps
+    }
+}
