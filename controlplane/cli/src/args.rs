@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::output::Format;
+use crate::placement::PlacementArgs;
 use crate::units::{AutoOr, Rate, RateOrNone};
 
 /// What `version` and `--version` print.
@@ -35,6 +36,8 @@ pub enum Command {
     },
     /// Talk to the engine of this host
     Engine(EngineArgs),
+    /// Decide where virtual machines go; offline commands that read files
+    Placement(Box<PlacementArgs>),
 }
 
 /// Commands for one engine.

@@ -8,6 +8,7 @@ mod engine;
 mod follow;
 mod jobs;
 mod output;
+mod placement;
 mod problem;
 mod units;
 
@@ -40,6 +41,9 @@ fn run(command: Command, output: &Output) -> Result<ExitCode, Problem> {
             clap_complete::generate(shell, &mut command, "dwcp-cli", &mut script);
             output.text(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
+        }
+        Command::Placement(args) => {
+            placement::run(*args, output).map(|()| ExitCode::SUCCESS)
         }
         Command::Engine(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread()

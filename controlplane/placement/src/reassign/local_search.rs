@@ -5,7 +5,8 @@
 //! time decides, so a run is repeated by its list of counts.
 
 use super::search::anneal::{Character, LEVELS, LogTable, Walk};
-use super::search::problem::{Problem, dimensions};
+use super::search::problem::Problem;
+use super::search::with_dimensions;
 use super::search::state::State;
 use super::solver::{Budget, Executor, Iterations, Outcome, SolveError, Solver, Task, check, outcome};
 
@@ -27,9 +28,14 @@ pub struct LocalSearch {
     pub characters: [Character; WALKERS],
 }
 
+impl LocalSearch {
+    /// The tuned solver.
+    pub const DEFAULT: Self = Self { characters: CHARACTERS };
+}
+
 impl Default for LocalSearch {
     fn default() -> Self {
-        Self { characters: CHARACTERS }
+        Self::DEFAULT
     }
 }
 
@@ -40,15 +46,7 @@ impl Solver for LocalSearch {
 
     fn solve(&self, task: &Task<'_>, executor: &dyn Executor) -> Result<Outcome, SolveError> {
         check(task)?;
-        Ok(match dimensions(task.model) {
-            0..=2 => run::<2>(self, task, executor),
-            3..=4 => run::<4>(self, task, executor),
-            5..=6 => run::<6>(self, task, executor),
-            7..=8 => run::<8>(self, task, executor),
-            9..=12 => run::<12>(self, task, executor),
-            13..=16 => run::<16>(self, task, executor),
-            _ => run::<32>(self, task, executor),
-        })
+        Ok(with_dimensions!(task.model, run(self, task, executor)))
     }
 }
 

@@ -4,8 +4,10 @@
 //! ends of a live migration. The model is a snapshot: all moves of a plan happen at once in it, which
 //! is why a transient resource counts on the machine a process leaves as well.
 
+mod best_fit;
 mod cost;
 mod error;
+mod genetic;
 mod local_search;
 mod model;
 mod parse;
@@ -13,9 +15,11 @@ mod search;
 mod solver;
 mod write;
 
+pub use best_fit::BestFit;
 pub use cost::{Cost, Violation, evaluate, violations};
 pub use error::{ModelError, ParseError};
 pub use model::{Assignment, Balance, MOVE_WEIGHTS, Model, Weights, bounds};
+pub use genetic::Genetic;
 pub use local_search::LocalSearch;
 pub use parse::{parse_assignment, parse_model};
 pub use search::anneal::Character;
@@ -23,3 +27,6 @@ pub use solver::{
     Budget, Deadline, Executor, Inline, Iterations, Outcome, SolveError, Solver, Task,
 };
 pub use write::{write_assignment, write_model};
+
+/// All solvers, the default one first.
+pub const SOLVERS: [&dyn Solver; 3] = [&LocalSearch::DEFAULT, &Genetic, &BestFit];

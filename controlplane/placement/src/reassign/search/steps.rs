@@ -90,3 +90,16 @@ pub fn eject<const D: usize>(
     s.shift(e, b);
     false
 }
+
+/// What moving `p` to machine `b` would cost, or infinity where it is not allowed or already there.
+pub fn shift_change<const D: usize>(s: &State<'_, D>, p: usize, b: usize) -> f64 {
+    let a = s.at[p] as usize;
+    if a == b || !s.has_room(b, p) {
+        return f64::INFINITY;
+    }
+    let delta = s.cost_with(b, p) - s.machine_cost[b] + s.cost_without(a, p) - s.machine_cost[a]
+        + s.move_cost(p, b)
+        - s.move_cost(p, a)
+        + s.service_change(p, b);
+    if delta.is_finite() && s.may_shift(p, b) { delta } else { f64::INFINITY }
+}
