@@ -6,6 +6,7 @@
 //! wire or disk, except for the text format of the public reassignment challenge.
 #![forbid(unsafe_code)]
 
+pub mod online;
 pub mod reassign;
 mod rng;
 

@@ -16,6 +16,8 @@ const WALKERS: usize = 2;
 const MEET_EVERY: usize = 8;
 /// Steps of the first level when time decides: enough to time, short enough not to matter.
 const FIRST_STEPS: u64 = 4_096;
+/// No level is longer: hours at any speed.
+const LEVEL_STEPS_MAX: u64 = 1 << 38;
 /// Step counts are multiples of this, so that lists stay short.
 const STEPS_UNIT: u64 = 1_024;
 const CHARACTERS: [Character; WALKERS] =
@@ -143,7 +145,9 @@ impl<'a> Pace<'a> {
         let off = wanted / self.steps as f64;
         let last = level + 8 >= LEVELS;
         if level < 8 || level % 16 == 0 || last || !(0.85..=1.18).contains(&off) {
-            self.steps = (wanted as u64 / STEPS_UNIT).max(1) * STEPS_UNIT;
+            // A level never grows more than tenfold, whatever the clock says.
+            let grown = (wanted as u64).min(self.steps.saturating_mul(10)).min(LEVEL_STEPS_MAX);
+            self.steps = (grown / STEPS_UNIT).max(1) * STEPS_UNIT;
         }
         self.steps
     }
