@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod online;
+pub mod plan;
 pub mod reassign;
 mod rng;
 

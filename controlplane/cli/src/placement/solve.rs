@@ -60,7 +60,7 @@ pub fn run(args: &SolveArgs, output: &Output) -> Result<(), Problem> {
     };
     let solver = SOLVERS.iter().find(|solver| solver.name() == search.algorithm);
     let solver = solver.ok_or_else(|| Problem::new(Exit::Usage, "no such algorithm"))?;
-    let task = Task { model: &model, initial: &initial, seed: search.seed, budget };
+    let task = Task { model: &model, initial: &initial, pinned: &[], seed: search.seed, budget };
     let outcome = solver
         .solve(&task, &Threads(search.threads as usize))
         .map_err(|e| Problem::new(Exit::Conflict, e.to_string()))?;

@@ -26,10 +26,10 @@ impl Solver for BestFit {
 }
 
 fn run<const D: usize>(task: &Task<'_>) -> Outcome {
-    let problem = Problem::<D>::new(task.model, task.initial);
+    let problem = Problem::<D>::new(task.model, task.initial, task.pinned);
     let mut state = State::new(&problem, task.initial);
     let size = |p: usize| -> f64 { problem.add[p].iter().map(|x| x.abs()).sum() };
-    let mut order: Vec<usize> = (0..problem.processes).collect();
+    let mut order: Vec<usize> = problem.movable.iter().map(|&p| p as usize).collect();
     order.sort_by(|&p, &q| size(q).total_cmp(&size(p)).then(p.cmp(&q)));
     let (mut looks, mut accepted, mut idle) = (0u64, 0, 0);
     while idle < order.len() && !over(task, looks) {

@@ -34,7 +34,7 @@ impl Solver for Genetic {
 }
 
 fn run<const D: usize>(task: &Task<'_>, executor: &dyn Executor) -> Outcome {
-    let problem = Problem::<D>::new(task.model, task.initial);
+    let problem = Problem::<D>::new(task.model, task.initial, task.pinned);
     let start = State::new(&problem, task.initial);
     let mut islands: Vec<Island<'_, D>> = (0..ISLANDS as u64)
         .map(|i| Island::new(&start, task.seed.wrapping_mul(2).wrapping_add(i)))
@@ -106,14 +106,15 @@ impl<'a, const D: usize> Island<'a, D> {
     }
 
     fn descend(&mut self, child: &mut State<'a, D>) {
-        let (processes, machines) = (child.problem.processes, child.problem.machines);
+        let (movable, machines) = (&child.problem.movable, child.problem.machines);
+        let processes = movable.len();
         if processes == 0 || machines < 2 {
             return;
         }
         let down = Terms { limit: 0.0, price: 0.0 };
         let steps = DESCENT_PER_PROCESS * processes as u64;
         for _ in 0..steps {
-            let p = self.rng.below(processes);
+            let p = movable[self.rng.below(processes)] as usize;
             let a = child.at[p] as usize;
             let done = match self.rng.next_u64() & 3 {
                 0 | 1 => {
@@ -121,7 +122,7 @@ impl<'a, const D: usize> Island<'a, D> {
                     a != b && shift(child, p, b, down)
                 }
                 2 => {
-                    let q = self.rng.below(processes);
+                    let q = movable[self.rng.below(processes)] as usize;
                     child.at[q] as usize != a && swap(child, p, q, down)
                 }
                 _ => {

@@ -53,7 +53,7 @@ impl Solver for LocalSearch {
 }
 
 fn run<const D: usize>(solver: &LocalSearch, task: &Task<'_>, executor: &dyn Executor) -> Outcome {
-    let problem = Problem::<D>::new(task.model, task.initial);
+    let problem = Problem::<D>::new(task.model, task.initial, task.pinned);
     let log = LogTable::new();
     let start = State::new(&problem, task.initial);
     let mut walks: Vec<Walk<'_, D>> = solver

@@ -13,6 +13,7 @@ mod model;
 mod parse;
 mod search;
 mod solver;
+mod trim;
 mod write;
 
 pub use best_fit::BestFit;
@@ -26,6 +27,7 @@ pub use search::anneal::Character;
 pub use solver::{
     Budget, Deadline, Executor, Inline, Iterations, Outcome, SolveError, Solver, Task,
 };
+pub(crate) use trim::trim_moves;
 pub use write::{write_assignment, write_model};
 
 /// All solvers, the default one first.

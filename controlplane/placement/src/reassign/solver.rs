@@ -139,6 +139,8 @@ pub struct Task<'a> {
     pub model: &'a Model,
     /// Where everything is now.
     pub initial: &'a [u32],
+    /// Processes that stay where they are, ascending.
+    pub pinned: &'a [u32],
     /// Every random choice follows from it.
     pub seed: u64,
     /// How long to search.
@@ -210,6 +212,9 @@ pub(super) fn outcome(
     let cost = evaluate(task.model, task.initial, &found);
     let sound = violations(task.model, task.initial, &found).is_empty();
     debug_assert!(sound, "a solver left the feasible region");
+    let sound = sound && task.pinned.iter().all(|&p| {
+        found.get(p as usize) == task.initial.get(p as usize)
+    });
     let better = sound && cost.total() <= stay.total();
     let (assignment, cost) =
         if better { (found, cost) } else { (task.initial.to_vec(), stay) };

@@ -35,7 +35,7 @@ fn a_public_instance_gets_much_cheaper_and_the_checker_agrees() {
     let model = parse_model(&model_text).expect("the public file");
     let initial = parse_assignment(&model, &initial_text).expect("the public file");
     let budget = Budget::Iterations(Iterations::total_of(3_000_000));
-    let task = Task { model: &model, initial: &initial, seed: 1, budget };
+    let task = Task { model: &model, initial: &initial, pinned: &[], seed: 1, budget };
     let outcome = LocalSearch::DEFAULT.solve(&task, &Inline).expect("feasible");
     let cost = judge(&model_text, &initial_text, &write_assignment(&outcome.assignment));
     assert_eq!(cost, Ok(i128::from(outcome.cost.total())));

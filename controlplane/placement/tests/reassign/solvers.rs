@@ -24,7 +24,7 @@ impl Executor for Threads {
 
 fn solve(solver: &dyn Solver, model: &Model, home: &[u32], seed: u64, n: u64) -> Outcome {
     let budget = Budget::Iterations(Iterations::total_of(n));
-    let task = Task { model, initial: home, seed, budget };
+    let task = Task { model, initial: home, pinned: &[], seed, budget };
     solver.solve(&task, &Inline).expect("feasible")
 }
 
@@ -59,7 +59,7 @@ proptest! {
         let (model, home) = instance(seed);
         for solver in SOLVERS {
             let budget = Budget::Iterations(Iterations::total_of(enough(solver) / 2));
-            let task = Task { model: &model, initial: &home, seed, budget };
+            let task = Task { model: &model, initial: &home, pinned: &[], seed, budget };
             let one = solver.solve(&task, &Inline).expect("feasible");
             prop_assert_eq!(&one, &solver.solve(&task, &Threads).expect("feasible"));
         }
@@ -81,7 +81,7 @@ fn the_printed_iterations_repeat_a_run_by_time() {
         let (model, home) = instance(seed);
         for solver in SOLVERS {
             let clock = Clock(std::time::Instant::now(), seconds);
-            let task = Task { model: &model, initial: &home, seed, budget: Budget::Time(&clock) };
+            let task = Task { model: &model, initial: &home, pinned: &[], seed, budget: Budget::Time(&clock) };
             let timed = solver.solve(&task, &Inline).expect("feasible");
             let text = timed.iterations.to_string();
             let budget = Budget::Iterations(text.parse().expect(&text));
@@ -101,7 +101,7 @@ fn no_time_gives_the_initial_assignment() {
     }
     let (model, home) = instance(9);
     for solver in SOLVERS {
-        let task = Task { model: &model, initial: &home, seed: 1, budget: Budget::Time(&Over) };
+        let task = Task { model: &model, initial: &home, pinned: &[], seed: 1, budget: Budget::Time(&Over) };
         let outcome = solver.solve(&task, &Inline).expect("feasible");
         assert_eq!(outcome.assignment, home, "{}", solver.name());
         assert_eq!(outcome.steps, 0);
@@ -117,7 +117,7 @@ fn a_broken_start_is_refused_with_its_reason() {
     let all_on_one = vec![0; home.len()];
     for solver in SOLVERS {
         let budget = Budget::Iterations(Iterations::total_of(10));
-        let task = Task { model: &model, initial: &all_on_one, seed: 1, budget };
+        let task = Task { model: &model, initial: &all_on_one, pinned: &[], seed: 1, budget };
         let error = solver.solve(&task, &Inline).expect_err("refused");
         assert!(matches!(error, SolveError::Infeasible { count: 1.., .. }), "{error}");
     }

@@ -116,7 +116,7 @@ impl<'a, const D: usize> Walk<'a, D> {
     /// Walks so many steps at a level.
     pub fn level(&mut self, level: usize, steps: u64) {
         let (temperature, price) = self.terms(level);
-        if self.state.problem.machines < 2 || self.state.problem.processes == 0 {
+        if self.state.problem.machines < 2 || self.state.problem.movable.is_empty() {
             return;
         }
         for _ in 0..steps {
@@ -130,11 +130,12 @@ impl<'a, const D: usize> Walk<'a, D> {
 
     #[inline]
     fn step(&mut self, temperature: f64, price: f64) -> bool {
-        let (machines, processes) = (self.state.problem.machines, self.state.problem.processes);
+        let problem = self.state.problem;
+        let (machines, movable) = (problem.machines, &problem.movable[..]);
         let bits = self.rng.next_u64();
         let state = &mut self.state;
         // The upper half chooses the process, the rest the target, the kind and the limit.
-        let p = (((bits >> 32) * processes as u64) >> 32) as usize;
+        let p = movable[(((bits >> 32) * movable.len() as u64) >> 32) as usize] as usize;
         let b = ((((bits >> 8) & 0xff_ffff) * machines as u64) >> 24) as usize;
         let more = self.rng.next_u64();
         let terms = Terms { limit: temperature * self.log.0[(more & 4095) as usize], price };
@@ -148,16 +149,16 @@ impl<'a, const D: usize> Walk<'a, D> {
             }
             let e = guests[((draw * guests.len() as u64) >> 32) as usize] as usize;
             let c = if kind < self.character.ej {
-                state.problem.home[e] as usize
+                problem.home[e] as usize
             } else {
                 (((bits & 0xff) * machines as u64) >> 8) as usize
             };
             eject(state, p, e, c, terms)
         } else if kind < self.character.any + self.character.sw {
-            let q = ((draw * processes as u64) >> 32) as usize;
+            let q = movable[((draw * movable.len() as u64) >> 32) as usize] as usize;
             state.at[q] as usize != a && swap(state, p, q, terms)
         } else {
-            let b = if (more >> 20) & 15 == 0 { state.problem.home[p] as usize } else { b };
+            let b = if (more >> 20) & 15 == 0 { problem.home[p] as usize } else { b };
             a != b && shift(state, p, b, terms)
         }
     }

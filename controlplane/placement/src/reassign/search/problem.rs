@@ -21,6 +21,8 @@ pub struct Problem<const D: usize> {
     pub machines: usize,
     /// Processes.
     pub processes: usize,
+    /// Processes that may move.
+    pub movable: Vec<u32>,
     /// Transient resources.
     pub transients: usize,
     /// Machine of each process before any move.
@@ -87,9 +89,9 @@ pub fn dimensions(model: &Model) -> usize {
 }
 
 impl<const D: usize> Problem<D> {
-    /// Prepares a checked model; `home` fits it.
+    /// Prepares a checked model; `home` fits it, `pinned` is ascending.
     #[must_use]
-    pub fn new(model: &Model, home: &[u32]) -> Self {
+    pub fn new(model: &Model, home: &[u32], pinned: &[u32]) -> Self {
         let (m, p) = (model.machines(), model.processes());
         let transients: Vec<usize> =
             (0..model.resources()).filter(|&r| model.transient[r]).collect();
@@ -130,6 +132,7 @@ impl<const D: usize> Problem<D> {
         Self {
             machines: m,
             processes: p,
+            movable: (0..p as u32).filter(|p| pinned.binary_search(p).is_err()).collect(),
             transients: n,
             home: home.to_vec(),
             add: (0..p).map(|process| add(model, process)).collect(),
