@@ -6,6 +6,7 @@
 //! wire or disk, except for the text format of the public reassignment challenge.
 #![forbid(unsafe_code)]
 
+pub mod graph;
 pub mod online;
 pub mod plan;
 pub mod reassign;
