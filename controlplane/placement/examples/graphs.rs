@@ -26,9 +26,9 @@ fn main() {
     let s = Instant::now();
     for seed in 1..=(n * 4) {
         let ccr = [0.1, 1.0, 10.0][seed as usize % 3];
-        let g = generate(&GraphShape { tasks: 10, nodes: 8, alpha: 1.0, out_degree: 2, ccr, beta: 1.0 }, seed).unwrap();
-        let p = partition(&g, seed, &Budget::Iterations(Iterations::total_of(3000)), &Inline);
-        match exact(&g, 50_000_000) { Some(e) => { v.push(p.schedule.makespan / e.makespan); worst = worst.max(p.schedule.makespan / e.makespan) }, None => none += 1 }
+        let g = generate(&GraphShape { tasks: 10, nodes: 3, alpha: 1.0, out_degree: 2, ccr, beta: 1.0 }, seed).unwrap();
+        let p = partition(&g, seed, &Budget::Iterations(Iterations::total_of(20000)), &Inline);
+        match exact(&g, p.schedule.clone(), 20_000_000) { Some(e) => { v.push(p.schedule.makespan / e.makespan); worst = worst.max(p.schedule.makespan / e.makespan) }, None => none += 1 }
     }
     println!("10 tasks: mean {:.4} worst {worst:.4} unsolved {none} {:?}", v.iter().sum::<f64>() / v.len() as f64, s.elapsed());
 }

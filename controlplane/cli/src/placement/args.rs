@@ -19,17 +19,90 @@ pub struct PlacementArgs {
 pub enum PlacementCommand {
     /// Solve an instance in the file format of the ROADEF/EURO challenge 2012
     Solve(SolveArgs),
+    /// Find a better assignment and the moves that lead there, in an order that can be carried out
+    Optimize(OptimizeArgs),
+    /// Show what an instance is like: sizes, how full it is, what its cost consists of
+    Profile(InstanceArgs),
+    /// Run every solver for a moment on one instance and compare
+    SolverStats(StatsArgs),
+    /// List the hard constraints of an instance and which are broken
+    ListConstraints(InstanceArgs),
 }
 
-/// One instance and how to solve it.
+/// An instance.
 #[derive(Debug, Args)]
-pub struct SolveArgs {
-    /// The model file
+pub struct InstanceArgs {
+    /// The model file, in the format of the ROADEF/EURO challenge 2012
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
     /// The file with the present assignment
     #[arg(long, value_name = "FILE")]
     pub assignment: PathBuf,
+}
+
+/// An instance and a time for each solver.
+#[derive(Debug, Args)]
+pub struct StatsArgs {
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+    /// Time of each solver
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5s")]
+    pub time: Duration,
+    /// Threads
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub threads: u32,
+    /// Every random choice follows from it
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// An instance, how to search, and what a plan may do.
+#[derive(Debug, Args)]
+pub struct OptimizeArgs {
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// Only show the plan. Needed for now: these commands read files and carry nothing out
+    #[arg(long, required = true)]
+    pub dry_run: bool,
+    /// Leave out moves that gain less than this, in cost units
+    #[arg(long, default_value_t = 0, value_name = "COST")]
+    pub move_gain_min: i64,
+    /// Make no plan that gains less than this share of the present cost, in percent
+    #[arg(long, default_value_t = 1.0, value_name = "PERCENT")]
+    pub plan_gain_min: f64,
+    /// At most so many moves; 0: no limit
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub moves_max: usize,
+    /// Processes that moved lately and stay: numbers between commas
+    #[arg(long, value_delimiter = ',', value_name = "PROCESS")]
+    pub resting: Vec<u32>,
+    /// Migrations side by side out of one machine
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub per_source: u32,
+    /// Migrations side by side into one machine
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub per_target: u32,
+    /// Migrations side by side from one location to another
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    pub per_link: u32,
+    /// Migrations side by side in all
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub total: u32,
+    /// Forecast seconds of a migration per unit of --seconds-resource
+    #[arg(long, default_value_t = 0.001, value_name = "SECONDS")]
+    pub seconds_per_unit: f64,
+    /// The resource whose amount a migration carries (memory)
+    #[arg(long, default_value_t = 0, value_name = "RESOURCE")]
+    pub seconds_resource: usize,
+}
+
+/// One instance and how to solve it.
+#[derive(Debug, Args)]
+pub struct SolveArgs {
+    #[command(flatten)]
+    pub instance: InstanceArgs,
     /// Where to write the new assignment
     #[arg(long, value_name = "FILE")]
     pub out: PathBuf,

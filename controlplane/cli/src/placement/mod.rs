@@ -2,6 +2,8 @@
 //! must not have: files, the clock and threads.
 
 mod args;
+mod facts;
+mod optimize;
 mod run;
 mod solve;
 
@@ -18,5 +20,9 @@ use crate::problem::Problem;
 pub fn run(args: PlacementArgs, output: &Output) -> Result<(), Problem> {
     match args.command {
         PlacementCommand::Solve(args) => solve::run(&args, output),
+        PlacementCommand::Optimize(args) => optimize::run(&args, output),
+        PlacementCommand::Profile(args) => facts::profile(&args, output),
+        PlacementCommand::SolverStats(args) => facts::solver_stats(&args, output),
+        PlacementCommand::ListConstraints(args) => facts::list_constraints(&args, output),
     }
 }

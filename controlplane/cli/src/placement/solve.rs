@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use dwcp_placement::reassign::{
-    Budget, Cost, Outcome, SOLVERS, Task, evaluate, parse_assignment, parse_model, write_assignment,
+    Assignment, Budget, Cost, Model, Outcome, SOLVERS, Task, evaluate, parse_assignment,
+    parse_model, write_assignment,
 };
 use serde::Serialize;
 
-use super::args::SolveArgs;
+use super::args::{InstanceArgs, SearchArgs, SolveArgs};
 use super::run::{Clock, Threads, malformed, read, write};
 use crate::output::{Format, Output, Table};
 use crate::problem::{Exit, Problem};
@@ -48,26 +49,13 @@ struct Parts {
 /// A file is missing, malformed (line and field named) or cannot be written; the start is infeasible.
 pub fn run(args: &SolveArgs, output: &Output) -> Result<(), Problem> {
     let start = Instant::now();
-    let model = parse_model(&read(&args.model)?).map_err(|e| malformed(&args.model, &e))?;
-    let initial = parse_assignment(&model, &read(&args.assignment)?)
-        .map_err(|e| malformed(&args.assignment, &e))?;
+    let (model, initial) = instance(&args.instance)?;
     let search = &args.search;
-    let reserve = RESERVE.min(search.time / RESERVE_SHARE_MAX);
-    let clock = Clock { start, allowed: search.time - reserve };
-    let budget = match &search.iterations {
-        Some(iterations) => Budget::Iterations(iterations.clone()),
-        None => Budget::Time(&clock),
-    };
-    let solver = SOLVERS.iter().find(|solver| solver.name() == search.algorithm);
-    let solver = solver.ok_or_else(|| Problem::new(Exit::Usage, "no such algorithm"))?;
-    let task = Task { model: &model, initial: &initial, pinned: &[], seed: search.seed, budget };
-    let outcome = solver
-        .solve(&task, &Threads(search.threads as usize))
-        .map_err(|e| Problem::new(Exit::Conflict, e.to_string()))?;
+    let (solver, outcome) = search_for(&model, &initial, &[], search, start)?;
     write(&args.out, &write_assignment(&outcome.assignment))?;
     let report = Report {
         schema: 1,
-        algorithm: solver.name(),
+        algorithm: solver,
         seed: search.seed,
         threads: search.threads,
         iterations: outcome.iterations.to_string(),
@@ -81,6 +69,43 @@ pub fn run(args: &SolveArgs, output: &Output) -> Result<(), Problem> {
     };
     let output = if args.json { &Output::new(Format::Json) } else { output };
     output.show(&report, table)
+}
+
+/// Reads model and assignment.
+///
+/// # Errors
+/// A file is missing or malformed.
+pub fn instance(args: &InstanceArgs) -> Result<(Model, Assignment), Problem> {
+    let model = parse_model(&read(&args.model)?).map_err(|e| malformed(&args.model, &e))?;
+    let initial = parse_assignment(&model, &read(&args.assignment)?)
+        .map_err(|e| malformed(&args.assignment, &e))?;
+    Ok((model, initial))
+}
+
+/// Runs the solver that was asked for; `start` is when the command began.
+///
+/// # Errors
+/// The start is infeasible.
+pub fn search_for(
+    model: &Model,
+    initial: &[u32],
+    pinned: &[u32],
+    search: &SearchArgs,
+    start: Instant,
+) -> Result<(&'static str, Outcome), Problem> {
+    let reserve = RESERVE.min(search.time / RESERVE_SHARE_MAX);
+    let clock = Clock { start, allowed: search.time - reserve };
+    let budget = match &search.iterations {
+        Some(iterations) => Budget::Iterations(iterations.clone()),
+        None => Budget::Time(&clock),
+    };
+    let solver = SOLVERS.iter().find(|solver| solver.name() == search.algorithm);
+    let solver = solver.ok_or_else(|| Problem::new(Exit::Usage, "no such algorithm"))?;
+    let task = Task { model, initial, pinned, seed: search.seed, budget };
+    let outcome = solver
+        .solve(&task, &Threads(search.threads as usize))
+        .map_err(|e| Problem::new(Exit::Conflict, e.to_string()))?;
+    Ok((solver.name(), outcome))
 }
 
 fn parts(cost: &Cost) -> Parts {

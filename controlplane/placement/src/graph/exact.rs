@@ -4,13 +4,12 @@
 //! among these: sort a best schedule's tasks by start, and appending them in that order starts none
 //! later.
 
-use super::build::heft;
 use super::model::{Schedule, TaskGraph};
 
-/// The best schedule, or `None` when `steps_max` partial schedules were looked at without an end.
+/// The best schedule, looked for below a known one (such as [`super::heft`]'s), or `None` when `steps_max` partial schedules were looked at without an end.
 #[must_use]
-pub fn exact(graph: &TaskGraph, steps_max: u64) -> Option<Schedule> {
-    let best = heft(graph);
+pub fn exact(graph: &TaskGraph, start: Schedule, steps_max: u64) -> Option<Schedule> {
+    let best = start;
     let fastest = |t: usize| {
         (0..graph.nodes).map(|n| graph.seconds(t, n)).fold(f64::INFINITY, f64::min)
     };
@@ -63,6 +62,9 @@ impl Search<'_> {
             }
             return true;
         }
+        if self.hopeless() {
+            return true;
+        }
         for t in 0..self.graph.tasks {
             if self.done[t] || self.left[t] > 0 {
                 continue;
@@ -81,11 +83,7 @@ impl Search<'_> {
             return false;
         }
         self.steps_left -= 1;
-        let arrives = |&(from, data): &(u32, f64)| {
-            let from = from as usize;
-            self.end[from] + self.graph.bring(data, self.node[from] as usize, n)
-        };
-        let ready = self.graph.before[t].iter().map(arrives).fold(self.free[n], f64::max);
+        let ready = self.ready(t, n);
         let end = ready + self.graph.seconds(t, n);
         let rest = self.graph.after[t].iter().map(|&(to, _)| self.tail[to as usize]);
         let bound = end + rest.fold(0.0, f64::max);
@@ -101,6 +99,27 @@ impl Search<'_> {
         self.done[t] = false;
         self.free[n] = freed;
         finished
+    }
+
+    /// Is there a ready task that cannot end in time on any node?
+    fn hopeless(&self) -> bool {
+        let late = |t: usize| {
+            let after = self.graph.after[t].iter().map(|&(to, _)| self.tail[to as usize]);
+            let rest = after.fold(0.0, f64::max);
+            (0..self.graph.nodes).all(|n| {
+                self.ready(t, n) + self.graph.seconds(t, n) + rest >= self.best.makespan
+            })
+        };
+        (0..self.graph.tasks).any(|t| !self.done[t] && self.left[t] == 0 && late(t))
+    }
+
+    /// When a task whose predecessors are placed could start on a node.
+    fn ready(&self, t: usize, n: usize) -> f64 {
+        let arrives = |&(from, data): &(u32, f64)| {
+            let from = from as usize;
+            self.end[from] + self.graph.bring(data, self.node[from] as usize, n)
+        };
+        self.graph.before[t].iter().map(arrives).fold(self.free[n], f64::max)
     }
 
     /// Would some other waiting task, which may not start before this one, end too late?

@@ -6,7 +6,7 @@
 //! the order; a change stays if the schedule is not longer (or hardly longer, at first). Two searchers
 //! with their own seeds; the better one answers.
 
-use super::build::{Builder, Choice, by_priority, heft, optimistic, upward_ranks};
+use super::build::{Builder, by_priority, heft, optimistic, upward_ranks};
 use super::bound::work_prices;
 use super::model::{Schedule, TaskGraph};
 use crate::Rng;
@@ -18,12 +18,15 @@ const SEARCHERS: u64 = 2;
 const LOOK_EVERY: u64 = 16;
 /// Constructions of each searcher.
 const CONSTRUCTIONS: u64 = 240;
-/// Temperature at the start of a round of changes, as a share of the makespan times the tasks.
-const WARM: f64 = 1.5;
+/// Temperature at the start of a round of changes, as a share of the makespan times tasks^1.5: one
+/// change matters less in a larger graph, and there is less time for each.
+const WARM: f64 = 5.0;
 /// And at its end.
-const COLD: f64 = 0.01;
+const COLD: f64 = 0.25;
 /// Changes of the first round; each next one has twice as many.
-const ROUND: u64 = 1_000;
+const ROUND: u64 = 8_000;
+/// Tasks that go along with one.
+const CLUSTER_MAX: usize = 12;
 
 /// The answer, and what repeats it.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,6 +110,8 @@ struct Searcher<'a> {
     position: Vec<u32>,
     /// Tasks that hold up the end of the walk's schedule.
     critical: Vec<u32>,
+    /// Nodes as they were before the change at hand.
+    undo: Vec<(u32, u32)>,
 }
 
 impl<'a> Searcher<'a> {
@@ -126,6 +131,7 @@ impl<'a> Searcher<'a> {
             makespan: start.makespan,
             position: vec![0; graph.tasks],
             critical: Vec::new(),
+            undo: Vec::new(),
         }
     }
 
@@ -140,6 +146,9 @@ impl<'a> Searcher<'a> {
     }
 
     fn construct(&mut self) {
+        if self.builds < self.graph.nodes as u64 {
+            return self.construct_alone(self.builds as u32);
+        }
         let comm = [0.0, 0.5, 1.0, 1.0, 2.0, 4.0][self.rng.below(6)];
         let noise = [0.0, 0.02, 0.1, 0.3][self.rng.below(4)];
         let ahead = [0.0, 0.0, 0.25, 0.5, 1.0, 1.5][self.rng.below(6)];
@@ -150,8 +159,21 @@ impl<'a> Searcher<'a> {
         self.bias.clear();
         let both = self.tables.optimistic.iter().zip(&self.tables.waste);
         self.bias.extend(both.map(|(optimistic, waste)| ahead * optimistic + thrift * waste));
-        let choice = Choice::Earliest(&self.bias);
-        let makespan = self.builder.build(self.graph, &order, choice, self.best.makespan);
+        let limit = self.best.makespan;
+        let makespan = self.builder.build(self.graph, &order, &self.bias, limit);
+        self.keep(makespan);
+    }
+
+    /// Everything on one node: nothing is transferred.
+    fn construct_alone(&mut self, node: u32) {
+        let nodes = vec![node; self.graph.tasks];
+        let order = self.graph.order.clone();
+        let limit = self.best.makespan;
+        let makespan = self.builder.append(self.graph, &order, &nodes, limit);
+        self.keep(makespan);
+    }
+
+    fn keep(&mut self, makespan: f64) {
         if makespan < self.best.makespan {
             self.best = self.builder.schedule(makespan);
             self.order = by_start(&self.best, self.graph);
@@ -169,20 +191,23 @@ impl<'a> Searcher<'a> {
         } else {
             self.critical[self.rng.below(self.critical.len())] as usize
         };
-        let old_node = self.node[pick];
+        self.undo.clear();
+        let kind = self.rng.below(8);
         let old_at = self.position[pick] as usize;
-        if self.graph.nodes > 1 && self.rng.below(3) != 0 {
-            self.node[pick] = self.other_node(pick);
+        let mut new_at = old_at;
+        if kind < 5 {
+            let node = self.other_node(pick);
+            self.send(pick, node);
+            if kind < 2 {
+                self.send_neighbours(pick, node);
+            }
         }
-        let new_at = if self.node[pick] == old_node || self.rng.below(2) == 0 {
-            self.other_place(pick)
-        } else {
-            old_at
-        };
-        self.move_in_order(old_at, new_at);
+        if kind > 3 {
+            new_at = self.other_place(pick);
+            self.move_in_order(old_at, new_at);
+        }
         let limit = self.limit();
-        let choice = Choice::Fixed(&self.node);
-        let makespan = self.builder.build(self.graph, &self.order, choice, limit);
+        let makespan = self.builder.append(self.graph, &self.order, &self.node, limit);
         if makespan.is_finite() {
             self.makespan = makespan;
             self.find_critical();
@@ -191,7 +216,31 @@ impl<'a> Searcher<'a> {
             }
         } else {
             self.move_in_order(new_at, old_at);
-            self.node[pick] = old_node;
+            while let Some((t, node)) = self.undo.pop() {
+                self.node[t as usize] = node;
+            }
+        }
+    }
+
+    fn send(&mut self, t: usize, node: u32) {
+        self.undo.push((t as u32, self.node[t]));
+        self.node[t] = node;
+    }
+
+    /// Sends what is joined to a task by an edge along with it, and what is joined to that, up to a
+    /// random number: where data is heavy, a task alone gains nothing by leaving.
+    fn send_neighbours(&mut self, t: usize, node: u32) {
+        let most = 1 + self.rng.below(CLUSTER_MAX);
+        let mut at = 0;
+        while at < self.undo.len() && self.undo.len() <= most {
+            let t = if at == 0 { t } else { self.undo[at].0 as usize };
+            let graph = self.graph;
+            for &(other, _) in graph.before[t].iter().chain(&graph.after[t]) {
+                if self.node[other as usize] != node && self.rng.below(2) == 0 {
+                    self.send(other as usize, node);
+                }
+            }
+            at += 1;
         }
     }
 
@@ -199,7 +248,7 @@ impl<'a> Searcher<'a> {
     /// the walk goes on, warm again, from the best schedule.
     fn limit(&mut self) -> f64 {
         let share = self.round_at as f64 / self.round as f64;
-        let temperature = WARM * (COLD / WARM).powf(share) / self.graph.tasks as f64;
+        let temperature = WARM * (COLD / WARM).powf(share) / (self.graph.tasks as f64).powf(1.5);
         let draw = -(1.0 - self.rng.unit()).ln();
         self.makespan * (1.0 + temperature * draw) + f64::MIN_POSITIVE
     }
@@ -218,8 +267,7 @@ impl<'a> Searcher<'a> {
         for (at, &t) in self.order.iter().enumerate() {
             self.position[t as usize] = at as u32;
         }
-        let choice = Choice::Fixed(&self.node);
-        self.makespan = self.builder.build(self.graph, &self.order, choice, f64::INFINITY);
+        self.makespan = self.builder.append(self.graph, &self.order, &self.node, f64::INFINITY);
         self.find_critical();
     }
 
@@ -272,7 +320,8 @@ impl<'a> Searcher<'a> {
                 (b.end[from] + self.graph.bring(data, b.node[from] as usize, node), from)
             };
             let held = self.graph.before[t].iter().map(arrives).find(|&(at, _)| at >= start);
-            next = held.map(|(_, from)| from).or_else(|| b.ran_until(node, start));
+            let before = b.previous[t] as usize;
+            next = held.map(|(_, from)| from).or((before < self.graph.tasks).then_some(before));
         }
     }
 }

@@ -75,7 +75,7 @@ proptest! {
     #[test]
     fn the_exact_schedule_is_possible_and_not_beaten(seed: u64, tasks in 1usize..7, nodes in 1usize..4) {
         let (graph, edges) = random(seed, tasks, nodes);
-        let best = exact(&graph, u64::MAX).expect("no limit");
+        let best = exact(&graph, heft(&graph), u64::MAX).expect("no limit");
         prop_assert_eq!(check(&graph, &edges, &best), Ok(()));
         let found = search(&graph, seed, 4_000);
         prop_assert!(found.makespan >= best.makespan * (1.0 - EPSILON));
@@ -100,7 +100,7 @@ fn the_example_of_the_heft_paper() {
     let compute = compute.iter().flatten().map(|&c| f64::from(c)).collect();
     let graph = TaskGraph::new(3, compute, vec![1.0; 9], &edges).expect("a graph");
     assert_eq!(heft(&graph).makespan, 80.0);
-    let best = exact(&graph, u64::MAX).expect("no limit");
+    let best = exact(&graph, heft(&graph), u64::MAX).expect("no limit");
     assert_eq!(check(&graph, &edges, &best), Ok(()));
     assert_eq!(search(&graph, 1, 4_000).makespan, best.makespan);
     assert!(best.makespan < 80.0);
