@@ -11,6 +11,10 @@ mod migrate_limit;
 mod migrate_mode;
 mod migrate_report;
 mod migrate_run;
+mod placement;
+mod placement_graphs;
+mod placement_online;
+mod placement_record;
 mod raw;
 mod raw_end;
 mod raw_report;
@@ -49,6 +53,8 @@ enum Command {
     RawEnd(raw_end::EndArgs),
     /// Move a running guest between two hosts made on this machine, and report
     Demo(demo::DemoArgs),
+    /// Solvers of placement on public instances, online decisions, task graphs
+    Placement(placement::PlacementArgs),
     /// Every benchmark at its smallest, to see that they work
     Tiny,
     /// Every benchmark at its full size, recorded in bench/record
@@ -62,6 +68,7 @@ fn main() -> ExitCode {
         Command::Raw(args) => raw::run(&args),
         Command::RawEnd(args) => raw_end::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Placement(args) => placement::run(&args),
         Command::Tiny => suite::tiny(),
         Command::All(args) => suite::all(&args),
     };

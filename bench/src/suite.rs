@@ -8,13 +8,14 @@ use clap::Args;
 use dwcp_hwtest::{interrupt, probe};
 
 /// Benchmarks at their smallest: do they work, and does memory arrive whole?
-const TINY: [(&str, &str); 3] = [
+const TINY: [(&str, &str); 4] = [
     (
         "migrate",
         "migrate --tiny --runs 1 --check-ram --link LINK --modes \
          qemu,qemu-multifd,qemu-multifd-zstd,qemu-xbzrle,dwcp,dwcp-return,limit,limit-multifd",
     ),
     ("raw", "raw --tiny"),
+    ("placement", "placement --tiny"),
     ("demo", "demo --memory 80M"),
 ];
 /// The real ones, recorded.

@@ -23,7 +23,7 @@ fn main() {
     let budget = match a.get(4) { Some(n) => Budget::Iterations(n.parse().unwrap()), None => Budget::Time(&clock) };
     let g = |k: &str, d: f64| std::env::var(k).map_or(d, |v| v.parse().unwrap());
     let mut ls = LocalSearch::default();
-    for c in &mut ls.characters { c.warmth *= g("W", 1.0); c.price *= g("PR", 1.0); c.end *= g("E", 1.0); c.middle = g("MID", c.middle); c.any = g("ANY", c.any as f64) as u64; c.ej = g("EJ", c.ej as f64) as u64; c.sw = g("SW", c.sw as f64) as u64; }
+    for c in &mut ls.characters { c.warmth *= g("W", 1.0); c.price *= g("PR", 1.0); }
     let o = ls.solve(&Task { model: &model, initial: &home, pinned: &[], seed, budget }, if a.len() > 5 { &Inline } else { &T }).unwrap();
     let h = o.assignment.iter().fold(7u64, |h, &x| h.wrapping_mul(31).wrapping_add(x.into()));
     println!("{name} seed {seed} {:.2}s {:?} total {} score {:+.5}% steps {}M acc {}M hash {h:x} iters {}", start.elapsed().as_secs_f64(), o.cost, o.cost.total(), (o.cost.total() as f64 - best) / initial * 100.0, o.steps / 1000000, o.accepted / 1000000, if a.len() > 6 { o.iterations.to_string() } else { String::new() });

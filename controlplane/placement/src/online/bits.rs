@@ -20,11 +20,6 @@ impl Bits {
         self.0[at / 64] &= !(1 << (at % 64));
     }
 
-    /// Is the number in the set?
-    pub fn has(&self, at: usize) -> bool {
-        self.0[at / 64] >> (at % 64) & 1 == 1
-    }
-
     /// Empties the set.
     pub fn clear(&mut self) {
         self.0.fill(0);

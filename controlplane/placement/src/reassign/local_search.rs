@@ -8,8 +8,15 @@ use super::search::anneal::{Character, LEVELS, LogTable, Walk};
 use super::search::problem::Problem;
 use super::search::with_dimensions;
 use super::search::state::State;
+use super::search::steps::shift_change;
 use super::solver::{Budget, Executor, Iterations, Outcome, SolveError, Solver, Task, check, outcome};
 
+/// Sweeps of the last descent.
+const POLISH_PASSES: usize = 12;
+/// With more machines only the way home is looked at: a sweep is to take milliseconds.
+const POLISH_MACHINES_MAX: usize = 200;
+/// Share of the time that the walks may use; the rest is for the last descent.
+const WALK_SHARE: f64 = 0.99;
 /// Walkers of every run.
 const WALKERS: usize = 2;
 /// They meet every so many levels.
@@ -21,7 +28,7 @@ const LEVEL_STEPS_MAX: u64 = 1 << 38;
 /// Step counts are multiples of this, so that lists stay short.
 const STEPS_UNIT: u64 = 1_024;
 const CHARACTERS: [Character; WALKERS] =
-    [Character { price: 0.7, warmth: 1.0, end: 0.1, middle: 1e-4, any: 70, ej: 60, sw: 60 }, Character { price: 0.55, warmth: 1.0, end: 0.1, middle: 1e-4, any: 70, ej: 60, sw: 60 }];
+    [Character { price: 0.7, warmth: 1.0 }, Character { price: 0.55, warmth: 1.0 }];
 
 /// The solver. See the module's head.
 #[derive(Debug, Clone, Copy)]
@@ -88,7 +95,37 @@ fn run<const D: usize>(solver: &LocalSearch, task: &Task<'_>, executor: &dyn Exe
     let accepted = walks.iter().map(|walk| walk.accepted).sum();
     let best = walks.iter().map(Walk::best).min_by(|a, b| a.0.total_cmp(&b.0));
     let found = best.map_or_else(|| task.initial.to_vec(), |(_, best)| best.to_vec());
+    let found = polish(State::new(&problem, &found));
     outcome(task, found, iterations, (total, accepted))
+}
+
+/// Descends by single moves of what is away from home: first home, then anywhere that is cheaper.
+fn polish<const D: usize>(mut state: State<'_, D>) -> Vec<u32> {
+    let home = &state.problem.home;
+    let machines = state.problem.machines;
+    for pass in 0..POLISH_PASSES {
+        let mut fell = false;
+        // A pinned process is at home and stays there.
+        for p in 0..home.len() {
+            let own = home[p] as usize;
+            if state.at[p] as usize == own {
+                continue;
+            }
+            let anywhere = pass > 0 && machines <= POLISH_MACHINES_MAX;
+            let targets = if anywhere { 0..machines } else { own..own + 1 };
+            let changes = targets.map(|b| (shift_change(&state, p, b), b));
+            if let Some((change, b)) = changes.min_by(|x, y| x.0.total_cmp(&y.0))
+                && change < 0.0
+            {
+                state.shift(p, b);
+                fell = true;
+            }
+        }
+        if pass > 0 && !fell {
+            break;
+        }
+    }
+    state.at
 }
 
 /// The walker behind goes where the other is.
@@ -117,7 +154,7 @@ struct Pace<'a> {
 impl<'a> Pace<'a> {
     fn new(budget: &'a Budget<'a>) -> Self {
         let used = match budget {
-            Budget::Time(deadline) => deadline.used(),
+            Budget::Time(deadline) => deadline.used() / WALK_SHARE,
             Budget::Iterations(_) => 0.0,
         };
         Self { budget, steps: 0, used, per_step: 0.0 }
@@ -128,7 +165,7 @@ impl<'a> Pace<'a> {
             Budget::Iterations(iterations) => return iterations.portion(level, LEVELS),
             Budget::Time(deadline) => deadline,
         };
-        let now = deadline.used();
+        let now = deadline.used() / WALK_SHARE;
         if now >= 1.0 {
             return 0;
         }

@@ -26,7 +26,13 @@ const END: f64 = 0.1;
 /// the rest; a sixteenth of them goes home.
 const EJECTIONS: u64 = 60;
 const EJECTIONS_ANY: u64 = 70;
-const SWAPS: u64 = 130;
+const SWAPS: u64 = 60;
+
+/// Instances of at most so many processes get a warmer start: there is time for it, and their large
+/// processes bind each other more.
+const SMALL: usize = 2_000;
+/// By this factor.
+const SMALL_WARMTH: f64 = 5.0;
 
 /// What differs between two walkers.
 #[derive(Debug, Clone, Copy)]
@@ -35,16 +41,6 @@ pub struct Character {
     pub price: f64,
     /// Factor on the temperature at the start.
     pub warmth: f64,
-    /// e
-    pub end: f64,
-    /// e
-    pub middle: f64,
-    /// e
-    pub any: u64,
-    /// e
-    pub ej: u64,
-    /// e
-    pub sw: u64,
 }
 
 /// -ln of evenly spaced numbers in (0, 1): a drawn entry times the temperature is what a step may
@@ -86,13 +82,14 @@ impl<'a, const D: usize> Walk<'a, D> {
         let distances: f64 = problem.distance.iter().sum();
         let moving = distances / problem.distance.len().max(1) as f64
             + problem.away.iter().sum::<f64>() / processes;
-        let start = START * character.warmth * size / processes;
+        let size_warmth = if problem.processes <= SMALL { SMALL_WARMTH } else { 1.0 };
+        let start = START * character.warmth * size_warmth * size / processes;
         Self {
             rng: Rng::new(seed),
             log,
             character,
             start,
-            end: (character.end * moving).max(0.1).min(start.max(0.1)),
+            end: (END * moving).max(0.1).min(start.max(0.1)),
             best_cost: state.cost,
             best: state.at.clone(),
             state,
@@ -103,7 +100,7 @@ impl<'a, const D: usize> Walk<'a, D> {
     /// Temperature and price of a level.
     fn terms(&self, level: usize) -> (f64, f64) {
         let f = level as f64 / (LEVELS - 1) as f64;
-        let middle = (self.start * self.character.middle).max(self.end);
+        let middle = (self.start * MIDDLE).max(self.end);
         let geometric = |from: f64, to: f64, share: f64| from * (to / from).powf(share);
         let temperature = if f < SLOW {
             geometric(self.start, middle, f / SLOW)
@@ -142,19 +139,19 @@ impl<'a, const D: usize> Walk<'a, D> {
         let a = state.at[p] as usize;
         let kind = (more >> 12) & 255;
         let draw = more >> 32;
-        if kind < self.character.any {
+        if kind < EJECTIONS_ANY {
             let guests = state.guests(b);
             if guests.is_empty() || a == b {
                 return false;
             }
             let e = guests[((draw * guests.len() as u64) >> 32) as usize] as usize;
-            let c = if kind < self.character.ej {
+            let c = if kind < EJECTIONS {
                 problem.home[e] as usize
             } else {
                 (((bits & 0xff) * machines as u64) >> 8) as usize
             };
             eject(state, p, e, c, terms)
-        } else if kind < self.character.any + self.character.sw {
+        } else if kind < EJECTIONS_ANY + SWAPS {
             let q = movable[((draw * movable.len() as u64) >> 32) as usize] as usize;
             state.at[q] as usize != a && swap(state, p, q, terms)
         } else {
