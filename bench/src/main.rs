@@ -15,6 +15,7 @@ mod placement;
 mod placement_graphs;
 mod placement_online;
 mod placement_record;
+mod prediction;
 mod raw;
 mod raw_end;
 mod raw_report;
@@ -51,6 +52,8 @@ enum Command {
     /// One end of `raw`
     #[command(hide = true)]
     RawEnd(raw_end::EndArgs),
+    /// Time forecasts of links on one core
+    Prediction(prediction::PredictionArgs),
     /// Move a running guest between two hosts made on this machine, and report
     Demo(demo::DemoArgs),
     /// Solvers of placement on public instances, online decisions, task graphs
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Migrate(args) => migrate::run(&args),
         Command::Raw(args) => raw::run(&args),
         Command::RawEnd(args) => raw_end::run(&args),
+        Command::Prediction(args) => prediction::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Placement(args) => placement::run(&args),
         Command::Tiny => suite::tiny(),

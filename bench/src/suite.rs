@@ -8,7 +8,7 @@ use clap::Args;
 use dwcp_hwtest::{interrupt, probe};
 
 /// Benchmarks at their smallest: do they work, and does memory arrive whole?
-const TINY: [(&str, &str); 4] = [
+const TINY: [(&str, &str); 5] = [
     (
         "migrate",
         "migrate --tiny --runs 1 --check-ram --link LINK --modes \
@@ -16,6 +16,7 @@ const TINY: [(&str, &str); 4] = [
     ),
     ("raw", "raw --tiny"),
     ("placement", "placement --tiny"),
+    ("prediction", "prediction --tiny"),
     ("demo", "demo --memory 80M"),
 ];
 /// The real ones, recorded.

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 
 use crate::output::Format;
 use crate::placement::PlacementArgs;
+use crate::pba::PbaArgs;
 use crate::units::{AutoOr, Rate, RateOrNone};
 
 /// What `version` and `--version` print.
@@ -38,6 +39,8 @@ pub enum Command {
     Engine(EngineArgs),
     /// Decide where virtual machines go; offline commands that read files
     Placement(Box<PlacementArgs>),
+    /// Forecast links, from traces and model files
+    Pba(PbaArgs),
 }
 
 /// Commands for one engine.

@@ -9,6 +9,7 @@ mod follow;
 mod jobs;
 mod output;
 mod placement;
+mod pba;
 mod problem;
 mod units;
 
@@ -52,6 +53,7 @@ fn run(command: Command, output: &Output) -> Result<ExitCode, Problem> {
                 .map_err(|e| Problem::local(format!("starting: {e}")))?;
             runtime.block_on(engine::run(args, output))
         }
+        Command::Pba(args) => pba::run(args, output),
     }
 }
 

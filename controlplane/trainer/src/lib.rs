@@ -1,0 +1,26 @@
+//! Trains the forecasters of `dwcp-prediction` from folders of traces, and judges them.
+//!
+//! Owns what that crate must not have: files, threads, priorities and burn. Everything runs on the
+//! caller's thread except [`retrain::Background`]; nothing here is on the way of a migration. It must
+//! not know servers or engines.
+//!
+//! Without the feature `lstm` (on by default) burn is not built, and everything works but training the
+//! network.
+#![forbid(unsafe_code)]
+
+mod boost;
+mod checkpoint;
+pub mod decide;
+#[cfg(feature = "lstm")]
+mod deep;
+mod error;
+pub mod evaluate;
+pub(crate) mod fit;
+mod linear;
+pub mod plot;
+mod random;
+pub mod retrain;
+pub mod trace;
+mod windows;
+
+pub use error::TrainError;
