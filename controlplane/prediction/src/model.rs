@@ -89,7 +89,8 @@ pub struct Model {
     pub windows: u64,
     /// How it was made, for people; at most [`NOTE_BYTES_MAX`] bytes are kept.
     pub note: String,
-    /// The forecaster to begin with on a link nothing is known of.
+    /// The single forecaster of least loss on held-out links, for reports; links are answered by the
+    /// selector, which starts from `skills`.
     pub default: Kind,
     /// Mean pinball loss on held-out links relative to EWMA's, by kind in the order of [`Kind::ALL`]
     /// and by knot; 0: not measured.

@@ -27,6 +27,8 @@ pub fn quotas(capacity_bytes_per_s: f64, reserve: f64, demands: &[Demand]) -> Ve
     let sane = |value: f64, max: f64| if value > 0.0 { value.min(max) } else { 0.0 };
     let free = 1.0 - sane(reserve, 1.0);
     let capacity = sane(capacity_bytes_per_s, RATE_MAX) * free;
+    // Less than a byte a second is nothing, and no number to divide.
+    let capacity = if capacity < 1.0 { 0.0 } else { capacity };
     let ceilings: Vec<f64> =
         demands.iter().map(|d| sane(d.ceiling_bytes_per_s, RATE_MAX)).collect();
     let mut given: Vec<f64> = demands

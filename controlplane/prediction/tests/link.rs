@@ -21,6 +21,11 @@ fn all_sound(link: &Link) -> bool {
     })
 }
 
+/// Nothing is known: the floor, but for rounding.
+fn is_floor(link: &Link) -> bool {
+    link.curve().at(30.0).quantiles().iter().all(|rate| (rate / RATE_FLOOR - 1.0).abs() < 1e-6)
+}
+
 fn fed(model: &Model, rates: &[f64]) -> Link {
     let mut link = Link::new(model);
     for (step, rate) in rates.iter().enumerate() {
@@ -35,7 +40,7 @@ fn nothing_and_little_known_has_an_answer() {
     let model = shipped();
     let empty = Link::new(&model);
     assert!(all_sound(&empty));
-    assert_eq!(empty.curve().at(30.0).p50, RATE_FLOOR);
+    assert!(is_floor(&empty));
     for rates in [&[1e6][..], &[0.0], &[0.0; 100], &[5e7; 100], &[RATE_MAX; 3]] {
         let link = fed(&model, rates);
         assert!(all_sound(&link), "{} x {:?}", rates.len(), rates.first());
@@ -54,7 +59,7 @@ fn a_long_silence_starts_anew_and_forecasts_nothing() {
     let model = shipped();
     let mut link = fed(&model, &[2e6; 100]);
     assert_eq!(link.advance(1_000 * STEP_MS), Taken::Restarted);
-    assert_eq!(link.curve().at(30.0).p50, RATE_FLOOR);
+    assert!(is_floor(&link));
     assert!(link.history().is_empty() && all_sound(&link));
 }
 
