@@ -181,10 +181,11 @@ fn the_shipped_model_keeps_its_promises_on_links_it_never_saw() {
             if (set, horizon_s) == ("puffer_220218", 30) {
                 assert!(ours.mae_mbit_s <= 0.95 * best, "{what}");
             }
+            assert!((0.7..0.9).contains(&ours.coverage), "{what}");
             assert!(ours.pinball_mbit_s <= 0.95 * of(Kind::Ewma).pinball_mbit_s, "{what}");
         }
     }
     let gains = decide(&model, &test);
     let gain = |rule| gains.iter().find(|d| d.set == "all" && d.rule == rule).map(|d| d.gain_s);
-    assert!(gain("ours") > gain("ewma") && gain("oracle") > gain("ours"), "{gains:?}");
+    assert!(gain("ours") > Some(1.0) && gain("oracle") > gain("ours"), "{gains:?}");
 }
