@@ -98,7 +98,7 @@ fn plot_draws_truth_and_interval() {
 
 #[test]
 fn retrain_takes_a_model_and_goes_back() {
-    let folder = Folder::new("retrain", 20, 200);
+    let folder = Folder::new("retrain", 20, 300);
     let (traces, model) = (folder.path(""), folder.path("m.pba"));
     let words = ["retrain", "--traces", &traces, "--model", &model, "--rounds", "0", "--json"];
     let json: Value = serde_json::from_str(&text(&pba(&words))).unwrap();

@@ -8,8 +8,10 @@ use crate::transfer::{Road, Seconds, seconds_to_move};
 
 /// Distance of the moments at which a start is considered, in seconds.
 pub const START_STEP_S: f64 = 30.0;
-/// Share of the usual rate that the next 30 s must give at P10 for a start.
-pub const CAREFUL_SHARE: f64 = 0.4;
+/// Share of the usual rate that P10 of the next 30 s must reach for a start.
+pub const CAREFUL_SHARE: f64 = 0.45;
+/// Share of the usual rate that the running mean must reach for a start.
+pub const NOW_SHARE: f64 = 0.6;
 
 /// A job that waits for its start.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,13 +52,15 @@ pub enum Advice {
     },
 }
 
-/// What to do with a job on a link of which this is forecast.
+/// What to do with a job on a link of which this is forecast and whose running mean (EWMA) is
+/// `now_bytes_per_s`.
 ///
-/// It waits while the careful rate of the next 30 s (P10) is below [`CAREFUL_SHARE`] of what is usual and
-/// the bold end of its time costs more than the wait. Chosen by what it saves on traces: following
-/// the median's path to its cheapest start saves a quarter of it, because the median always
-/// returns to the usual and cannot tell a dip from a bad hour. Without a usual rate it goes.
-pub fn advise(curve: &Curve, job: &Job) -> Advice {
+/// It waits while both are bad: P10 of the next 30 s below [`CAREFUL_SHARE`] and the running mean below
+/// [`NOW_SHARE`] of what is usual, and the bold end of the job's time costs more than the wait. Both
+/// shares were chosen by what they save on traces. Following the median's path to its cheapest start
+/// saves less: the median always returns to the usual and cannot tell a dip from a bad hour. Without
+/// a usual rate it goes.
+pub fn advise(curve: &Curve, now_bytes_per_s: f64, job: &Job) -> Advice {
     let seconds = seconds_to_move(curve, job.bytes);
     let slow = Road::of(curve, 0);
     let late = slow.seconds(slow.bytes(HORIZON_MAX_S) + job.bytes as f64);
@@ -68,7 +72,8 @@ pub fn advise(curve: &Curve, job: &Job) -> Advice {
     };
     let saves_s = seconds.p90 - job.bytes as f64 / usual;
     let is_worth_it = saves_s > job.wait_price.max(0.0) * START_STEP_S;
-    if careful >= CAREFUL_SHARE * usual || !is_worth_it {
+    let is_bad = careful < CAREFUL_SHARE * usual && now_bytes_per_s < NOW_SHARE * usual;
+    if !is_bad || !is_worth_it {
         return Advice::Go { seconds };
     }
     if late > deadline && seconds.p90 <= deadline {

@@ -1,6 +1,6 @@
 //! PBA: forecasts of a link that know what they do not know, pure.
 //!
-//! Runs on whatever thread calls it: 60 us for a new sample at most, nothing blocks. It has no
+//! Runs on whatever thread calls it: tens of microseconds for a new sample, nothing blocks. It has no
 //! clock, file, thread or random source: every sample says when it was taken, weights come as
 //! bytes. It must not know migrations, servers or how models are trained.
 //!
@@ -41,7 +41,7 @@ mod selector;
 mod transfer;
 mod trees;
 
-pub use advice::{Advice, CAREFUL_SHARE, Job, START_STEP_S, advise};
+pub use advice::{Advice, CAREFUL_SHARE, Job, NOW_SHARE, START_STEP_S, advise};
 pub use baseline::{Residuals, Seasonal, Simple};
 pub use features::{FEATURES, Features, LAGS, ln_rate};
 pub use forecast::{

@@ -108,7 +108,8 @@ impl Link {
             let rates = &self.rates[self.rates.len().saturating_sub(STEPS_MAX)..];
             (!rates.is_empty()).then(|| mean(rates))
         });
-        advise(curve, &Job { usual_bytes_per_s, ..*job })
+        let now = self.curve_of(Kind::Ewma).map_or(0.0, |ewma| ewma.at(0.0).p50);
+        advise(curve, now, &Job { usual_bytes_per_s, ..*job })
     }
 
     /// The forecaster that weighs most now, at every knot.

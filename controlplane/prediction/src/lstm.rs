@@ -168,11 +168,11 @@ fn step_layer(layer: &LstmLayer, inputs: &[f32], state: &mut LayerState) {
     let (input, rest) = sums.split_at(units);
     let (forget, rest) = rest.split_at(units);
     let (cell, output) = rest.split_at(units);
-    for unit in 0..units {
-        let new =
-            sigmoid(forget[unit]) * state.cell[unit] + sigmoid(input[unit]) * tanh(cell[unit]);
-        state.cell[unit] = new;
-        state.hidden[unit] = sigmoid(output[unit]) * tanh(new);
+    let gates = input.iter().zip(forget).zip(cell).zip(output);
+    let states = state.cell.iter_mut().zip(&mut state.hidden);
+    for ((((input, forget), cell), output), (memory, hidden)) in gates.zip(states) {
+        *memory = sigmoid(*forget) * *memory + sigmoid(*input) * tanh(*cell);
+        *hidden = sigmoid(*output) * tanh(*memory);
     }
 }
 

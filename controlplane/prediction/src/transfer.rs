@@ -51,7 +51,7 @@ impl Road {
 
     /// Seconds until this many bytes have moved. Nothing and NaN take none.
     pub fn seconds(&self, bytes: f64) -> f64 {
-        if !(bytes > 0.0) {
+        if bytes.is_nan() || bytes <= 0.0 {
             return 0.0;
         }
         let mut before = (0.0, 0.0);
@@ -67,7 +67,7 @@ impl Road {
 
     /// Bytes moved after this many seconds.
     pub fn bytes(&self, seconds: f64) -> f64 {
-        if !(seconds > 0.0) {
+        if seconds.is_nan() || seconds <= 0.0 {
             return 0.0;
         }
         let mut before = (0.0, 0.0);

@@ -25,7 +25,7 @@ const ARRIVALS: usize = 2 * STRIDE;
 const RUN_STEPS: usize = 60;
 /// The EWMA rule starts when EWMA is at least this share of the usual rate: the share that saved most on
 /// the links of [`crate::trace::Part::Fit`] and [`crate::trace::Part::HeldOut`].
-const EWMA_SHARE: f64 = 0.6;
+const EWMA_SHARE: f64 = 0.55;
 
 /// What a rule paid on a set.
 #[derive(Debug, Clone, Serialize)]

@@ -157,12 +157,12 @@ fn standard(windows: &[Window]) -> ([f32; FEATURES], [f32; FEATURES]) {
     let n = windows.len().max(1) as f64;
     let mut means = [0.0; FEATURES];
     let mut scales = [1.0; FEATURES];
-    for i in 0..FEATURES {
+    for (i, (mean, scale)) in means.iter_mut().zip(&mut scales).enumerate() {
         let value = |w: &Window| f64::from(w.features.values[i]);
-        let mean = windows.iter().map(value).sum::<f64>() / n;
-        let square = windows.iter().map(|w| (value(w) - mean).powi(2)).sum::<f64>() / n;
-        means[i] = mean as f32;
-        scales[i] = (1.0 / square.sqrt().max(1e-3)) as f32;
+        let average = windows.iter().map(value).sum::<f64>() / n;
+        let square = windows.iter().map(|w| (value(w) - average).powi(2)).sum::<f64>() / n;
+        *mean = average as f32;
+        *scale = (1.0 / square.sqrt().max(1e-3)) as f32;
     }
     (means, scales)
 }

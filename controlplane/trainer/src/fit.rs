@@ -16,7 +16,7 @@ use crate::trace::Trace;
 use crate::windows::{FIT_STEPS_MIN, Table, Window, windows};
 
 /// Windows that it takes to fit anything.
-const WINDOWS_MIN: usize = 500;
+const WINDOWS_MIN: usize = 200;
 /// A window weighs as the rate to this power: between equal shares and equal errors in bytes.
 const RATE_POWER: f32 = 0.5;
 /// And as the length of its trace to this power, so that one long session is not everything.

@@ -7,6 +7,8 @@
 //! Without the feature `lstm` (on by default) burn is not built, and everything works but training the
 //! network.
 #![forbid(unsafe_code)]
+// Without the network its checkpoints and fingerprints have no caller.
+#![cfg_attr(not(feature = "lstm"), allow(dead_code, unused_imports))]
 
 mod boost;
 mod checkpoint;

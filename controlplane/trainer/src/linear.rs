@@ -15,10 +15,10 @@ pub(crate) fn fit(table: &Table, penalty: f64) -> [f32; N] {
         let weight = f64::from(weight);
         total += weight;
         let at = |i: usize| if i == FEATURES { 1.0 } else { f64::from(input[i]) };
-        for i in 0..N {
+        for (i, (row, side)) in square.iter_mut().zip(&mut side).enumerate() {
             let x = weight * at(i);
-            side[i] += x * f64::from(truth);
-            for (j, cell) in square[i].iter_mut().enumerate().take(i + 1) {
+            *side += x * f64::from(truth);
+            for (j, cell) in row.iter_mut().enumerate().take(i + 1) {
                 *cell += x * at(j);
             }
         }

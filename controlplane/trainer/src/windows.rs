@@ -50,7 +50,6 @@ pub(crate) struct Table {
     pub(crate) inputs: Vec<[f32; FEATURES]>,
     pub(crate) truths: Vec<f32>,
     pub(crate) weights: Vec<f32>,
-    pub(crate) scales: Vec<f32>,
 }
 
 impl Table {
@@ -62,7 +61,6 @@ impl Table {
             table.inputs.push(window.features.values);
             table.truths.push(truth);
             table.weights.push(weight(window));
-            table.scales.push(dwcp_prediction::ridge_scale(&window.features));
         }
         table
     }

@@ -126,7 +126,7 @@ fn too_little_and_broken_traces_are_errors_and_a_cancel_is_heard() {
 #[test]
 fn a_training_that_pauses_gives_the_same_network() {
     let folder = Folder::new("pause");
-    write_traces(&folder.join("set"), 14, 150);
+    write_traces(&folder.join("set"), 20, 300);
     let whole = order(folder.join("set"), folder.join("whole.pba"), 2);
     assert!(matches!(retrain(&whole, &GO_ON), Ok(Retrained::Taken(_))));
     let mut parts = order(folder.join("set"), folder.join("parts.pba"), 2);
