@@ -60,7 +60,8 @@ pub(crate) fn by_engine(setting: &Setting<'_>, mode: Mode, prepared: Prepared) -
 
 /// A store that knows the guest's disk image; made once.
 fn image_store(setting: &Setting<'_>) -> Result<PathBuf> {
-    let image = setting.guest.image.as_ref().context("mode dwcp-image needs a guest with a disk")?;
+    let image =
+        setting.guest.image.as_ref().context("mode dwcp-image needs a guest with a disk")?;
     let dir = setting.stores.join("image");
     let store = Store::open(&dir, TENANT)?;
     store.add(image, SourceKind::Image, None, &mut |_| true)?;

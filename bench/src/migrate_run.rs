@@ -217,7 +217,12 @@ fn wait_arrived(target: &mut Qemu, limit: Duration) -> Result<()> {
     })
 }
 
-pub(crate) fn read_counters(setting: &Setting<'_>, mark: &Mark, source: &Qemu, run: &mut Run) -> Result<()> {
+pub(crate) fn read_counters(
+    setting: &Setting<'_>,
+    mark: &Mark,
+    source: &Qemu,
+    run: &mut Run,
+) -> Result<()> {
     let wire = setting.pair.traffic()?.since(mark.traffic);
     run.wire_tx_bytes = wire.tx_bytes;
     run.wire_rx_bytes = wire.rx_bytes;

@@ -139,9 +139,11 @@ fn reassign(args: &PlacementArgs) -> Result<Vec<Row>> {
         ([], false) => LISTED.iter().map(|(name, _)| (*name).to_owned()).collect(),
         (given, _) => given.to_vec(),
     };
-    let (seconds, seeds) = if args.tiny { (0.3, &[1][..]) } else { (args.seconds, &args.seeds[..]) };
-    let chosen =
-        |s: &&dyn Solver| args.algorithms.is_empty() || args.algorithms.iter().any(|a| a == s.name());
+    let (seconds, seeds) =
+        if args.tiny { (0.3, &[1][..]) } else { (args.seconds, &args.seeds[..]) };
+    let chosen = |s: &&dyn Solver| {
+        args.algorithms.is_empty() || args.algorithms.iter().any(|a| a == s.name())
+    };
     let solvers: Vec<&dyn Solver> = SOLVERS.into_iter().filter(chosen).collect();
     let (mut rows, mut shown) = (Vec::new(), Vec::new());
     for name in &names {
@@ -157,7 +159,15 @@ fn reassign(args: &PlacementArgs) -> Result<Vec<Row>> {
                 let mut row = |figure, value| {
                     let (case, algorithm) = (name.clone(), solver.name().to_owned());
                     let seconds = run.seconds;
-                    rows.push(Row { part: "reassign", case, algorithm, seed, seconds, figure, value });
+                    rows.push(Row {
+                        part: "reassign",
+                        case,
+                        algorithm,
+                        seed,
+                        seconds,
+                        figure,
+                        value,
+                    });
                 };
                 row("cost", run.cost as f64);
                 row("score_percent", score);

@@ -56,8 +56,7 @@ pub(crate) fn run(tiny: bool) -> Result<Vec<Row>> {
             rows.push(Row { part: "graphs", case, algorithm, seed: 0, seconds, figure, value });
         }
     }
-    let header =
-        ["graphs", "of HEFT", "worst", "bound / makespan", "worst", "seconds at most"];
+    let header = ["graphs", "of HEFT", "worst", "bound / makespan", "worst", "seconds at most"];
     print!("{}", table::render(&header, &shown));
     small_graphs(small, &mut rows)?;
     Ok(rows)
@@ -79,7 +78,9 @@ fn small_graphs(count: u64, rows: &mut Vec<Row>) -> Result<()> {
     ratios.sort_by(f64::total_cmp);
     let worst = *ratios.last().context("no small graph was solved")?;
     let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
-    println!("{count} graphs of 10 tasks: {mean:.4} of the optimum on average, {worst:.4} at worst, {unsolved} unsolved");
+    println!(
+        "{count} graphs of 10 tasks: {mean:.4} of the optimum on average, {worst:.4} at worst, {unsolved} unsolved"
+    );
     for (figure, value) in [("of_optimum_mean", mean), ("of_optimum_max", worst)] {
         let (case, algorithm) = ("10 tasks".to_owned(), "search".to_owned());
         rows.push(Row { part: "graphs", case, algorithm, seed: 0, seconds: 0.0, figure, value });

@@ -18,16 +18,29 @@ const GROUPS: usize = 500;
 
 /// Times decisions at 1,000 and 10,000 nodes.
 pub(crate) fn run(tiny: bool) -> Result<Vec<Row>> {
-    let (sizes, decisions) = if tiny { (&[50][..], 200) } else { (&[1_000, 10_000][..], DECISIONS) };
+    let (sizes, decisions) =
+        if tiny { (&[50][..], 200) } else { (&[1_000, 10_000][..], DECISIONS) };
     let (mut rows, mut shown) = (Vec::new(), Vec::new());
     for &nodes in sizes {
         let outcome = time(nodes, decisions)?;
         let at = |share: f64| outcome.us[((outcome.us.len() - 1) as f64 * share) as usize];
-        let figures =
-            [("p50_us", at(0.5)), ("p99_us", at(0.99)), ("max_us", at(1.0)), ("refused", outcome.refused as f64)];
+        let figures = [
+            ("p50_us", at(0.5)),
+            ("p99_us", at(0.99)),
+            ("max_us", at(1.0)),
+            ("refused", outcome.refused as f64),
+        ];
         for (figure, value) in figures {
             let (case, algorithm) = (format!("{nodes} nodes"), "index".to_owned());
-            rows.push(Row { part: "online", case, algorithm, seed: 1, seconds: 0.0, figure, value });
+            rows.push(Row {
+                part: "online",
+                case,
+                algorithm,
+                seed: 1,
+                seconds: 0.0,
+                figure,
+                value,
+            });
         }
         let mut cells = vec![nodes.to_string(), outcome.vms.to_string()];
         cells.extend(figures.map(|(_, value)| format!("{value:.1}")));

@@ -6,8 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::output::Format;
-use crate::placement::PlacementArgs;
 use crate::pba::PbaArgs;
+use crate::placement::PlacementArgs;
 use crate::units::{AutoOr, Rate, RateOrNone};
 
 /// What `version` and `--version` print.

@@ -8,8 +8,8 @@ mod engine;
 mod follow;
 mod jobs;
 mod output;
-mod placement;
 mod pba;
+mod placement;
 mod problem;
 mod units;
 
@@ -43,9 +43,7 @@ fn run(command: Command, output: &Output) -> Result<ExitCode, Problem> {
             output.text(&String::from_utf8_lossy(&script))?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::Placement(args) => {
-            placement::run(*args, output).map(|()| ExitCode::SUCCESS)
-        }
+        Command::Placement(args) => placement::run(*args, output).map(|()| ExitCode::SUCCESS),
         Command::Engine(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

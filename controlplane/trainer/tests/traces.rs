@@ -88,16 +88,23 @@ fn a_model_is_trained_taken_kept_and_rolled_back() {
     assert_eq!(read_model(&order.model).expect("back"), model);
 }
 
-/// A model that is better on the held-out links, because it was fitted on links like them at length.
+/// A model that is better on the held-out links, because copies of them were among its own to fit on.
 fn overfitted(model: &Model, order: &Retraining, held_out: &[&Trace]) -> Model {
     let folder = Folder::new("better");
-    write_traces(&folder.join("set"), 20, 2_500);
-    let other = Retraining {
-        traces: folder.join("set"),
-        model: folder.join("b.pba"),
-        seed: 9,
-        ..order.clone()
-    };
+    let set = folder.join("set");
+    write_traces(&set, 20, 300);
+    for (i, trace) in held_out.iter().cycle().take(40).enumerate() {
+        let part = |name: &String| {
+            let (name, link) = (name.clone(), name.clone());
+            Trace { name, set: String::new(), link, rates: Vec::new() }.part()
+        };
+        let names = (0..).map(|n| format!("copy{i}x{n}"));
+        let name = names.into_iter().find(|name| part(name) == Part::Fit).expect("one of ten");
+        let line = |(step, rate): (usize, &f64)| format!("{} {}\n", step * 5, rate / 125_000.0);
+        let text: String = trace.rates.iter().enumerate().map(line).collect();
+        fs::write(set.join(format!("{name}_1")), text).expect("a copy");
+    }
+    let other = Retraining { traces: set, model: folder.join("b.pba"), ..order.clone() };
     retrain(&other, &GO_ON).expect("enough traces");
     let better = read_model(&other.model).expect("written");
     let loss = |model: &Model| pinball_ratio(&evaluate(model, held_out).expect("judged"));

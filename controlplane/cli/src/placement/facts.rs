@@ -47,9 +47,8 @@ pub fn profile(args: &InstanceArgs, output: &Output) -> Result<(), Problem> {
     let cost = evaluate(&model, &initial, &initial);
     let (mut filled, mut load_bound) = (Vec::new(), 0);
     for resource in 0..model.resources() {
-        let of = |table: &[i64]| -> i64 {
-            table.iter().skip(resource).step_by(model.resources()).sum()
-        };
+        let of =
+            |table: &[i64]| -> i64 { table.iter().skip(resource).step_by(model.resources()).sum() };
         let (all, capacity, safety) = (of(&used), of(&model.capacity), of(&model.safety));
         let over = used.iter().zip(&model.safety).skip(resource).step_by(model.resources());
         load_bound += model.load_weight[resource] * (all - safety).max(0);
@@ -149,8 +148,7 @@ pub fn solver_stats(args: &StatsArgs, output: &Output) -> Result<(), Problem> {
         let start = Instant::now();
         let clock = Clock { start, allowed: args.time };
         let budget = Budget::Time(&clock);
-        let task =
-            Task { model: &model, initial: &initial, pinned: &[], seed: args.seed, budget };
+        let task = Task { model: &model, initial: &initial, pinned: &[], seed: args.seed, budget };
         let outcome = solver
             .solve(&task, &Threads(args.threads as usize))
             .map_err(|e| Problem::new(Exit::Conflict, e.to_string()))?;
@@ -166,8 +164,7 @@ pub fn solver_stats(args: &StatsArgs, output: &Output) -> Result<(), Problem> {
     }
     let initial_cost = evaluate(&model, &initial, &initial).total();
     output.show(&Stats { schema: 1, initial_cost, solvers }, |stats| {
-        let mut table =
-            Table::new(&["algorithm", "cost", "seconds", "steps", "accepted", "moved"]);
+        let mut table = Table::new(&["algorithm", "cost", "seconds", "steps", "accepted", "moved"]);
         for line in &stats.solvers {
             table.row(vec![
                 line.algorithm.to_owned(),

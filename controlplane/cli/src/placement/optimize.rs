@@ -63,8 +63,8 @@ pub fn run(args: &OptimizeArgs, output: &Output) -> Result<(), Problem> {
         ..Hysteresis::default()
     };
     let conflict = |text: String| Problem::new(Exit::Conflict, text);
-    let trimmed = trim(&model, &initial, &outcome.assignment, &rules)
-        .map_err(|e| conflict(e.to_string()))?;
+    let trimmed =
+        trim(&model, &initial, &outcome.assignment, &rules).map_err(|e| conflict(e.to_string()))?;
     let limits = Limits {
         per_source: args.per_source,
         per_target: args.per_target,

@@ -11,9 +11,8 @@ const STEPS: usize = 400;
 /// s(node) x seconds(task, node). The shares are improved by multiplicative steps.
 #[must_use]
 pub fn lower_bound(graph: &TaskGraph) -> f64 {
-    let fastest = |t: usize| {
-        (0..graph.nodes).map(|n| graph.seconds(t, n)).fold(f64::INFINITY, f64::min)
-    };
+    let fastest =
+        |t: usize| (0..graph.nodes).map(|n| graph.seconds(t, n)).fold(f64::INFINITY, f64::min);
     let mut end = vec![0.0f64; graph.tasks];
     let mut path = 0.0f64;
     for &t in &graph.order {

@@ -43,13 +43,7 @@ impl Builder {
     /// Schedules all tasks in an order in which every edge goes forward, each on the node where it
     /// ends first, a bias (by task and node; none if empty) counted in; gaps are used. Gives the
     /// makespan, or infinity as soon as it is known to reach `give_up`.
-    pub fn build(
-        &mut self,
-        graph: &TaskGraph,
-        order: &[u32],
-        bias: &[f64],
-        give_up: f64,
-    ) -> f64 {
+    pub fn build(&mut self, graph: &TaskGraph, order: &[u32], bias: &[f64], give_up: f64) -> f64 {
         self.lines.iter_mut().for_each(Vec::clear);
         let mut makespan = 0.0f64;
         for &task in order {
@@ -71,13 +65,7 @@ impl Builder {
     /// The same on given nodes, each task after the one before it on its node. With tasks in the order
     /// of their starts no schedule gets longer by this, and it is ten times faster than looking for
     /// gaps.
-    pub fn append(
-        &mut self,
-        graph: &TaskGraph,
-        order: &[u32],
-        node: &[u32],
-        give_up: f64,
-    ) -> f64 {
+    pub fn append(&mut self, graph: &TaskGraph, order: &[u32], node: &[u32], give_up: f64) -> f64 {
         self.free.fill(0.0);
         self.last.fill(u32::MAX);
         let mut makespan = 0.0f64;
@@ -104,12 +92,7 @@ impl Builder {
         graph.before[t].iter().map(arrival).fold(0.0, f64::max)
     }
 
-    fn earliest(
-        &mut self,
-        graph: &TaskGraph,
-        t: usize,
-        bias: &[f64],
-    ) -> (usize, f64) {
+    fn earliest(&mut self, graph: &TaskGraph, t: usize, bias: &[f64]) -> (usize, f64) {
         self.ready.fill(0.0);
         for &(from, data) in &graph.before[t] {
             let (end, node) = (self.end[from as usize], self.node[from as usize] as usize);

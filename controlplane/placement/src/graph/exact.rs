@@ -10,9 +10,8 @@ use super::model::{Schedule, TaskGraph};
 #[must_use]
 pub fn exact(graph: &TaskGraph, start: Schedule, steps_max: u64) -> Option<Schedule> {
     let best = start;
-    let fastest = |t: usize| {
-        (0..graph.nodes).map(|n| graph.seconds(t, n)).fold(f64::INFINITY, f64::min)
-    };
+    let fastest =
+        |t: usize| (0..graph.nodes).map(|n| graph.seconds(t, n)).fold(f64::INFINITY, f64::min);
     let mut tail = vec![0.0; graph.tasks];
     for &t in graph.order.iter().rev() {
         let t = t as usize;
@@ -54,11 +53,8 @@ impl Search<'_> {
     fn go(&mut self, placed: usize, last: f64, makespan: f64) -> bool {
         if placed == self.graph.tasks {
             if makespan < self.best.makespan {
-                self.best = Schedule {
-                    node: self.node.clone(),
-                    start: self.start.clone(),
-                    makespan,
-                };
+                self.best =
+                    Schedule { node: self.node.clone(), start: self.start.clone(), makespan };
             }
             return true;
         }
@@ -106,9 +102,8 @@ impl Search<'_> {
         let late = |t: usize| {
             let after = self.graph.after[t].iter().map(|&(to, _)| self.tail[to as usize]);
             let rest = after.fold(0.0, f64::max);
-            (0..self.graph.nodes).all(|n| {
-                self.ready(t, n) + self.graph.seconds(t, n) + rest >= self.best.makespan
-            })
+            (0..self.graph.nodes)
+                .all(|n| self.ready(t, n) + self.graph.seconds(t, n) + rest >= self.best.makespan)
         };
         (0..self.graph.tasks).any(|t| !self.done[t] && self.left[t] == 0 && late(t))
     }

@@ -15,5 +15,5 @@ pub use bound::lower_bound;
 pub use build::heft;
 pub use exact::exact;
 pub use generate::{GraphShape, generate};
-pub use model::{Edge, GraphError, Schedule, TaskGraph, TASKS_MAX};
+pub use model::{Edge, GraphError, Schedule, TASKS_MAX, TaskGraph};
 pub use search::{Partition, partition};

@@ -6,8 +6,8 @@
 //! the order; a change stays if the schedule is not longer (or hardly longer, at first). Two searchers
 //! with their own seeds; the better one answers.
 
-use super::build::{Builder, by_priority, heft, optimistic, upward_ranks};
 use super::bound::work_prices;
+use super::build::{Builder, by_priority, heft, optimistic, upward_ranks};
 use super::model::{Schedule, TaskGraph};
 use crate::Rng;
 use crate::reassign::{Budget, Executor, Iterations};
@@ -48,19 +48,28 @@ pub fn partition(
     let start = heft(graph);
     let tables = Tables { optimistic: optimistic(graph), waste: waste(graph) };
     let mut searchers: Vec<Searcher<'_>> = (0..SEARCHERS)
-        .map(|i| Searcher::new(graph, &tables, &start, seed.wrapping_mul(SEARCHERS).wrapping_add(i)))
+        .map(|i| {
+            Searcher::new(graph, &tables, &start, seed.wrapping_mul(SEARCHERS).wrapping_add(i))
+        })
         .collect();
     let mut done = 0;
     loop {
         let due = match budget {
-            Budget::Time(deadline) => if deadline.used() < 1.0 { LOOK_EVERY } else { 0 },
+            Budget::Time(deadline) => {
+                if deadline.used() < 1.0 {
+                    LOOK_EVERY
+                } else {
+                    0
+                }
+            }
             Budget::Iterations(n) => n.total().saturating_sub(done).min(LOOK_EVERY),
         };
         if due == 0 || graph.tasks == 0 {
             break;
         }
         let jobs = searchers.iter_mut().map(|searcher| {
-            Box::new(move || (0..due).for_each(|_| searcher.step())) as Box<dyn FnOnce() + Send + '_>
+            Box::new(move || (0..due).for_each(|_| searcher.step()))
+                as Box<dyn FnOnce() + Send + '_>
         });
         executor.run(jobs.collect());
         done += due;

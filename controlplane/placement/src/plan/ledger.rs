@@ -107,8 +107,7 @@ impl<'a> Ledger<'a> {
         let (from, to) = (self.area[a], self.area[b]);
         let lacks = |&on: &u32| on as usize != s && count(on as usize, to) == 0;
         let leaves = |&on: &u32| on as usize != s && count(on as usize, from) > 0;
-        !needs.iter().any(lacks)
-            && !(count(s, from) == 1 && self.needed_by[s].iter().any(leaves))
+        !needs.iter().any(lacks) && !(count(s, from) == 1 && self.needed_by[s].iter().any(leaves))
     }
 
     fn keeps_spread(&self, s: usize, p: usize, b: usize) -> bool {

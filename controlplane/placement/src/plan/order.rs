@@ -238,7 +238,8 @@ impl<'a> Scheduler<'a> {
         let reason = reason.unwrap_or_else(why);
         let (from, to) = (a as u32, b as u32);
         let forecast = (self.seconds)(p as u32, from, to);
-        let seconds = if forecast.is_nan() { SECONDS.1 } else { forecast.clamp(SECONDS.0, SECONDS.1) };
+        let seconds =
+            if forecast.is_nan() { SECONDS.1 } else { forecast.clamp(SECONDS.0, SECONDS.1) };
         let weights = self.model.weights;
         let distance = self.model.machine_move[a * self.model.machines() + b];
         self.moves.push(Move {
@@ -305,9 +306,7 @@ impl<'a> Scheduler<'a> {
     /// The machine that suffers least from a process staying there for a while.
     fn stop_for(&self, p: usize) -> Option<usize> {
         let stops = (0..self.model.machines()).filter(|&m| self.ledger.may_start(p, m));
-        stops.min_by_key(|&m| {
-            self.ledger.machine_cost(m, p, 1) - self.ledger.machine_cost(m, p, 0)
-        })
+        stops.min_by_key(|&m| self.ledger.machine_cost(m, p, 1) - self.ledger.machine_cost(m, p, 0))
     }
 
     /// Does another waiting process want to go where this one is?

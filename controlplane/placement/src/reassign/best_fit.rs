@@ -5,7 +5,9 @@ use super::search::problem::Problem;
 use super::search::state::State;
 use super::search::steps::shift_change;
 use super::search::with_dimensions;
-use super::solver::{Budget, Executor, Iterations, Outcome, SolveError, Solver, Task, check, outcome};
+use super::solver::{
+    Budget, Executor, Iterations, Outcome, SolveError, Solver, Task, check, outcome,
+};
 
 /// Processes between two looks at the clock.
 const LOOK_EVERY: u64 = 64;

@@ -167,9 +167,7 @@ fn dependencies(
     found: &mut Vec<Violation>,
 ) {
     let places = |service: usize| {
-        distinct(
-            processes[service].iter().map(|&p| model.neighbourhood[assignment[p] as usize]),
-        )
+        distinct(processes[service].iter().map(|&p| model.neighbourhood[assignment[p] as usize]))
     };
     let all: Vec<Vec<u32>> = (0..model.services()).map(places).collect();
     for (service, list) in model.dependencies.iter().enumerate() {

@@ -6,7 +6,9 @@ use super::search::problem::Problem;
 use super::search::state::State;
 use super::search::steps::{Terms, eject, shift, swap};
 use super::search::with_dimensions;
-use super::solver::{Budget, Executor, Iterations, Outcome, SolveError, Solver, Task, check, outcome};
+use super::solver::{
+    Budget, Executor, Iterations, Outcome, SolveError, Solver, Task, check, outcome,
+};
 use crate::Rng;
 
 /// Islands of every run.
@@ -41,9 +43,9 @@ fn run<const D: usize>(task: &Task<'_>, executor: &dyn Executor) -> Outcome {
         .collect();
     let mut children = 0;
     while let Some(count) = next(task, children) {
-        let jobs = islands.iter_mut().map(|island| {
-            Box::new(move || island.breed(count)) as Box<dyn FnOnce() + Send + '_>
-        });
+        let jobs = islands
+            .iter_mut()
+            .map(|island| Box::new(move || island.breed(count)) as Box<dyn FnOnce() + Send + '_>);
         executor.run(jobs.collect());
         children += count;
         if let [first, second] = &mut islands[..] {

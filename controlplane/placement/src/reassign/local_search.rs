@@ -6,10 +6,12 @@
 
 use super::search::anneal::{Character, LEVELS, LogTable, Walk};
 use super::search::problem::Problem;
-use super::search::with_dimensions;
 use super::search::state::State;
 use super::search::steps::shift_change;
-use super::solver::{Budget, Executor, Iterations, Outcome, SolveError, Solver, Task, check, outcome};
+use super::search::with_dimensions;
+use super::solver::{
+    Budget, Executor, Iterations, Outcome, SolveError, Solver, Task, check, outcome,
+};
 
 /// Sweeps of the last descent.
 const POLISH_PASSES: usize = 12;
@@ -68,7 +70,12 @@ fn run<const D: usize>(solver: &LocalSearch, task: &Task<'_>, executor: &dyn Exe
         .iter()
         .enumerate()
         .map(|(i, &character)| {
-            Walk::new(start.clone(), &log, task.seed.wrapping_mul(2).wrapping_add(i as u64), character)
+            Walk::new(
+                start.clone(),
+                &log,
+                task.seed.wrapping_mul(2).wrapping_add(i as u64),
+                character,
+            )
         })
         .collect();
     let mut pace = Pace::new(&task.budget);

@@ -19,9 +19,9 @@ mod write;
 pub use best_fit::BestFit;
 pub use cost::{Cost, Violation, evaluate, violations};
 pub use error::{ModelError, ParseError};
-pub use model::{Assignment, Balance, MOVE_WEIGHTS, Model, Weights, bounds};
 pub use genetic::Genetic;
 pub use local_search::LocalSearch;
+pub use model::{Assignment, Balance, MOVE_WEIGHTS, Model, Weights, bounds};
 pub use parse::{parse_assignment, parse_model};
 pub use search::anneal::Character;
 pub use solver::{

@@ -216,8 +216,9 @@ impl Model {
             let use_sum = column(&self.requirement, resource);
             let own = use_sum.max(column(&self.capacity, resource));
             *reach = own.max(column(&self.safety, resource));
-            load = load
-                .saturating_add(reach.saturating_mul(i128::from(self.load_weight[resource].max(1))));
+            load = load.saturating_add(
+                reach.saturating_mul(i128::from(self.load_weight[resource].max(1))),
+            );
         }
         for b in &self.balances {
             let first = reach[b.first as usize].saturating_mul(i128::from(b.target));

@@ -35,7 +35,8 @@ fn model(t: &mut Tokens<'_>) -> Result<Model, ParseError> {
     let resources = t.count(bounds::RESOURCES_MAX, "number of resources")?;
     let (mut transient, mut load_weight) = (Vec::new(), Vec::new());
     for r in 0..resources {
-        transient.push(t.index(2, "values (0 or 1)", || format!("transience of resource {r}"))? == 1);
+        transient
+            .push(t.index(2, "values (0 or 1)", || format!("transience of resource {r}"))? == 1);
         load_weight.push(t.amount(|| format!("load weight of resource {r}"))?);
     }
     let machines = t.count(bounds::MACHINES_MAX, "number of machines")?;
@@ -109,7 +110,8 @@ fn balances(t: &mut Tokens<'_>, resources: usize) -> Result<Vec<Balance>, ParseE
     for b in 0..count {
         balances.push(Balance {
             first: t.index(resources, "resources", || format!("first resource of balance {b}"))?,
-            second: t.index(resources, "resources", || format!("second resource of balance {b}"))?,
+            second: t
+                .index(resources, "resources", || format!("second resource of balance {b}"))?,
             target: t.amount(|| format!("target of balance {b}"))?,
             weight: t.amount(|| format!("weight of balance {b}"))?,
         });

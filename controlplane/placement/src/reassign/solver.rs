@@ -169,7 +169,9 @@ pub enum SolveError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// Nothing can be moved safely from a state that is broken already.
-    #[error("the initial assignment breaks {count} hard constraints, first: {first}; repair it first")]
+    #[error(
+        "the initial assignment breaks {count} hard constraints, first: {first}; repair it first"
+    )]
     Infeasible {
         /// How many.
         count: usize,
@@ -212,11 +214,9 @@ pub(super) fn outcome(
     let cost = evaluate(task.model, task.initial, &found);
     let sound = violations(task.model, task.initial, &found).is_empty();
     debug_assert!(sound, "a solver left the feasible region");
-    let sound = sound && task.pinned.iter().all(|&p| {
-        found.get(p as usize) == task.initial.get(p as usize)
-    });
+    let sound =
+        sound && task.pinned.iter().all(|&p| found.get(p as usize) == task.initial.get(p as usize));
     let better = sound && cost.total() <= stay.total();
-    let (assignment, cost) =
-        if better { (found, cost) } else { (task.initial.to_vec(), stay) };
+    let (assignment, cost) = if better { (found, cost) } else { (task.initial.to_vec(), stay) };
     Outcome { assignment, cost, iterations, steps, accepted }
 }

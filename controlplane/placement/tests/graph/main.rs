@@ -1,7 +1,8 @@
 //! Task graphs: every schedule is checked against the graph's own rules, and small ones against the best.
 
 use dwcp_placement::graph::{
-    Edge, GraphError, GraphShape, Schedule, TaskGraph, exact, generate, heft, lower_bound, partition,
+    Edge, GraphError, GraphShape, Schedule, TaskGraph, exact, generate, heft, lower_bound,
+    partition,
 };
 use dwcp_placement::reassign::{Budget, Inline, Iterations};
 use proptest::prelude::*;
@@ -30,7 +31,8 @@ fn check(graph: &TaskGraph, edges: &[Edge], s: &Schedule) -> Result<(), String> 
     }
     for a in 0..graph.tasks() {
         for b in 0..a {
-            let apart = end(a) <= s.start[b] * (1.0 + EPSILON) || end(b) <= s.start[a] * (1.0 + EPSILON);
+            let apart =
+                end(a) <= s.start[b] * (1.0 + EPSILON) || end(b) <= s.start[a] * (1.0 + EPSILON);
             if s.node[a] == s.node[b] && !apart {
                 return Err(format!("tasks {b} and {a} overlap"));
             }
@@ -88,12 +90,32 @@ proptest! {
 fn the_example_of_the_heft_paper() {
     // Figure 2 and table 1 of Topcuoglu et al. 2002: HEFT's makespan is 80.
     let compute = [
-        [14, 16, 9], [13, 19, 18], [11, 13, 19], [13, 8, 17], [12, 13, 10],
-        [13, 16, 9], [7, 15, 11], [5, 11, 14], [18, 12, 20], [21, 7, 16],
+        [14, 16, 9],
+        [13, 19, 18],
+        [11, 13, 19],
+        [13, 8, 17],
+        [12, 13, 10],
+        [13, 16, 9],
+        [7, 15, 11],
+        [5, 11, 14],
+        [18, 12, 20],
+        [21, 7, 16],
     ];
     let edges = [
-        (1, 2, 18), (1, 3, 12), (1, 4, 9), (1, 5, 11), (1, 6, 14), (2, 8, 19), (2, 9, 16),
-        (3, 7, 23), (4, 8, 27), (4, 9, 23), (5, 9, 13), (6, 8, 15), (7, 10, 17), (8, 10, 11),
+        (1, 2, 18),
+        (1, 3, 12),
+        (1, 4, 9),
+        (1, 5, 11),
+        (1, 6, 14),
+        (2, 8, 19),
+        (2, 9, 16),
+        (3, 7, 23),
+        (4, 8, 27),
+        (4, 9, 23),
+        (5, 9, 13),
+        (6, 8, 15),
+        (7, 10, 17),
+        (8, 10, 11),
         (9, 10, 13),
     ]
     .map(|(from, to, data)| Edge { from: from - 1, to: to - 1, data: f64::from(data) });
@@ -128,7 +150,10 @@ fn what_is_no_graph_is_an_error() {
     assert_eq!(bad, Err(GraphError::Number { table: "compute times", at: 1 }));
     let overflow = TaskGraph::new(1, vec![1e300], vec![0.0], &[]);
     assert_eq!(overflow, Err(GraphError::Number { table: "compute times", at: 0 }));
-    assert!(matches!(TaskGraph::new(2, vec![1.0; 3], vec![0.0; 4], &[]), Err(GraphError::Size { .. })));
+    assert!(matches!(
+        TaskGraph::new(2, vec![1.0; 3], vec![0.0; 4], &[]),
+        Err(GraphError::Size { .. })
+    ));
     let empty = TaskGraph::new(3, vec![], vec![0.0; 9], &[]).expect("no tasks");
     assert_eq!((heft(&empty).makespan, search(&empty, 1, 10).makespan), (0.0, 0.0));
     assert_eq!(lower_bound(&empty), 0.0);

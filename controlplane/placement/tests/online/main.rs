@@ -3,8 +3,8 @@
 mod plain;
 mod world;
 
-use dwcp_placement::online::{Index, IndexError, NodeSpec, Reason, Request, Zone};
 use dwcp_placement::Rng;
+use dwcp_placement::online::{Index, IndexError, NodeSpec, Reason, Request, Zone};
 use proptest::prelude::*;
 
 use plain::Plain;

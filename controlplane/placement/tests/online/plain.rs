@@ -69,9 +69,10 @@ impl Plain {
     fn reachable(&self, zone: u32, wanted: &Request) -> bool {
         let zone = &self.zones[zone as usize];
         (wanted.regions.is_empty() || wanted.regions.contains(&zone.region))
-            && wanted.latency_us_max.iter().all(|&(site, max)| {
-                zone.latency_us.get(site as usize).is_some_and(|&us| us <= max)
-            })
+            && wanted
+                .latency_us_max
+                .iter()
+                .all(|&(site, max)| zone.latency_us.get(site as usize).is_some_and(|&us| us <= max))
     }
 
     fn takes(&self, n: usize, wanted: &Request, now: u64) -> bool {
@@ -122,7 +123,8 @@ impl Plain {
         let low = shares.into_iter().min().expect("four");
         let members = wanted.spread.map_or(0, |s| self.members(s.group, self.nodes[n].zone));
         let beside = wanted.gpu.is_none() && self.gpus_free(n) > 0;
-        4 * shares.iter().sum::<i64>() / 4 - 3 * (high - low)
+        4 * shares.iter().sum::<i64>() / 4
+            - 3 * (high - low)
             - i64::from(members) * 16_384
             - if beside { 131_072 } else { 0 }
     }

@@ -39,8 +39,7 @@ pub fn judge(model: &str, initial: &str, proposed: &str) -> Result<i128, String>
     let processes: Vec<(usize, Vec<i128>, i128)> = (0..next())
         .map(|_| (next() as usize, resources.iter().map(|_| next()).collect(), next()))
         .collect();
-    let balances: Vec<[i128; 4]> =
-        (0..next()).map(|_| [next(), next(), next(), next()]).collect();
+    let balances: Vec<[i128; 4]> = (0..next()).map(|_| [next(), next(), next(), next()]).collect();
     let weights = [next(), next(), next()];
     assert!(numbers.next().is_none(), "numbers after the end");
     if new.len() != processes.len() || new.iter().any(|&m| m >= machines.len()) {

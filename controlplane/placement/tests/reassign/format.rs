@@ -49,7 +49,8 @@ proptest! {
     }
 }
 
-const SMALL: &str = "1\n1 10\n2\n0 0 100 50 0 1\n0 1 100 50 1 0\n1\n1 0\n2\n0 30 1\n0 20 1\n0\n1 10 100\n";
+const SMALL: &str =
+    "1\n1 10\n2\n0 0 100 50 0 1\n0 1 100 50 1 0\n1\n1 0\n2\n0 30 1\n0 20 1\n0\n1 10 100\n";
 
 fn error(text: &str) -> (usize, String) {
     let error = parse_model(text).expect_err("refused");

@@ -39,9 +39,8 @@ pub fn instance(seed: u64) -> (Model, Vec<u32>) {
         seen.dedup();
         seen
     };
-    let spread_min = (0..services as u32)
-        .map(|s| 1 + rng.below(distinct(s, &location).len()) as u32)
-        .collect();
+    let spread_min =
+        (0..services as u32).map(|s| 1 + rng.below(distinct(s, &location).len()) as u32).collect();
     let mut dependencies = vec![Vec::new(); services];
     for (s, list) in dependencies.iter_mut().enumerate() {
         let own = distinct(s as u32, &neighbourhood);

@@ -81,7 +81,13 @@ fn the_printed_iterations_repeat_a_run_by_time() {
         let (model, home) = instance(seed);
         for solver in SOLVERS {
             let clock = Clock(std::time::Instant::now(), seconds);
-            let task = Task { model: &model, initial: &home, pinned: &[], seed, budget: Budget::Time(&clock) };
+            let task = Task {
+                model: &model,
+                initial: &home,
+                pinned: &[],
+                seed,
+                budget: Budget::Time(&clock),
+            };
             let timed = solver.solve(&task, &Inline).expect("feasible");
             let text = timed.iterations.to_string();
             let budget = Budget::Iterations(text.parse().expect(&text));
@@ -101,7 +107,13 @@ fn no_time_gives_the_initial_assignment() {
     }
     let (model, home) = instance(9);
     for solver in SOLVERS {
-        let task = Task { model: &model, initial: &home, pinned: &[], seed: 1, budget: Budget::Time(&Over) };
+        let task = Task {
+            model: &model,
+            initial: &home,
+            pinned: &[],
+            seed: 1,
+            budget: Budget::Time(&Over),
+        };
         let outcome = solver.solve(&task, &Inline).expect("feasible");
         assert_eq!(outcome.assignment, home, "{}", solver.name());
         assert_eq!(outcome.steps, 0);

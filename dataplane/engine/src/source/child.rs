@@ -117,8 +117,9 @@ impl Child {
         let hello = Hello::new(Purpose::Open, job, RailId(0), [0; 16]);
         let (stream, reply) = connect(to, &hello)?;
         let window = reply.window_slices.clamp(2, 4096);
-        let arena = Arena::new(window as usize + SPARE_SLOTS + UNANSWERED_MAX, SLOT_BYTES, HugePages::Auto)
-            .map_err(|e| EngineError::new(Class::Resource, format!("the arena: {e}")))?;
+        let arena =
+            Arena::new(window as usize + SPARE_SLOTS + UNANSWERED_MAX, SLOT_BYTES, HugePages::Auto)
+                .map_err(|e| EngineError::new(Class::Resource, format!("the arena: {e}")))?;
         let mut config = EndpointConfig::new(job.tag(), Epoch(0), Arc::clone(&arena));
         config.session.window_out_slices = window;
         config.session.window_in_slices = crate::target::SOURCE_WINDOW;

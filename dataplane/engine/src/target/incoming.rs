@@ -23,7 +23,8 @@ use super::qemu::{TargetQemu, check_waiting};
 use super::return_path::read_return_path;
 use super::skeleton::SkeletonWriter;
 use super::{
-    CHECK_FACT, DIRECT_ONLY_FACT, STORE_FACT, Host, JobSummary, QemuSource, RESIDENT_FACT, TICKET_FACT,
+    CHECK_FACT, DIRECT_ONLY_FACT, Host, JobSummary, QemuSource, RESIDENT_FACT, STORE_FACT,
+    TICKET_FACT,
 };
 use crate::cpu;
 use crate::error::{Class, Doing, EngineError, Result};

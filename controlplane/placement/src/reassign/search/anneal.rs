@@ -165,8 +165,7 @@ impl<'a, const D: usize> Walk<'a, D> {
     pub fn energy(&self, level: usize) -> f64 {
         let problem = self.state.problem;
         let away = |p: &usize| self.state.at[*p] != problem.home[*p];
-        let occupied: f64 =
-            (0..problem.processes).filter(away).map(|p| problem.occupancy[p]).sum();
+        let occupied: f64 = (0..problem.processes).filter(away).map(|p| problem.occupancy[p]).sum();
         self.state.cost + self.terms(level).1 * occupied
     }
 

@@ -116,8 +116,7 @@ impl<'a, const D: usize> State<'a, D> {
     #[inline]
     #[must_use]
     pub fn cost_with(&self, m: usize, p: usize) -> f64 {
-        let (value, limit, add) =
-            (&self.value[m], &self.problem.limit[m], &self.problem.add[p]);
+        let (value, limit, add) = (&self.value[m], &self.problem.limit[m], &self.problem.add[p]);
         let (mut cost, mut over) = (0.0, 0.0f64);
         for i in 0..D {
             let v = value[i] + add[i];
@@ -165,7 +164,8 @@ impl<'a, const D: usize> State<'a, D> {
         if n == 0 || self.problem.home[p] as usize == m {
             return true;
         }
-        let (room, need) = (&self.room[m * n..m * n + n], &self.problem.transient[p * n..p * n + n]);
+        let (room, need) =
+            (&self.room[m * n..m * n + n], &self.problem.transient[p * n..p * n + n]);
         room.iter().zip(need).all(|(room, need)| need <= room)
     }
 
@@ -210,7 +210,8 @@ impl<'a, const D: usize> State<'a, D> {
         if rules.dependency_row == NONE || from == to {
             return true;
         }
-        let count = |row: u32, n: usize| self.neighbourhood_count[row as usize * pr.neighbourhoods + n];
+        let count =
+            |row: u32, n: usize| self.neighbourhood_count[row as usize * pr.neighbourhoods + n];
         let own = rules.dependency_row;
         let lacks = |row: u32| row != own && count(row, to) == 0;
         if count(own, to) == 0 && rules.needs.iter().any(|&row| lacks(row)) {
@@ -267,7 +268,9 @@ impl<'a, const D: usize> State<'a, D> {
         let (from, to) = (pr.neighbourhood[a] as usize, pr.neighbourhood[b] as usize);
         self.count_neighbourhoods(s, from, to);
         self.count_neighbourhoods(t, to, from);
-        let fine = self.holds(s, to) && self.holds(t, from) && self.unneeded(s, from)
+        let fine = self.holds(s, to)
+            && self.holds(t, from)
+            && self.unneeded(s, from)
             && self.unneeded(t, to);
         self.count_neighbourhoods(s, to, from);
         self.count_neighbourhoods(t, from, to);

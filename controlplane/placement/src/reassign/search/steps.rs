@@ -70,8 +70,8 @@ pub fn eject<const D: usize>(
     if a == b || a == c || b == c || !s.has_room_without(b, e, p) || !s.has_room(c, e) {
         return false;
     }
-    let mut delta = s.cost_exchanged(b, e, p) - s.machine_cost[b] + s.cost_without(a, p)
-        - s.machine_cost[a];
+    let mut delta =
+        s.cost_exchanged(b, e, p) - s.machine_cost[b] + s.cost_without(a, p) - s.machine_cost[a];
     delta += terms.price * (s.occupancy_change(p, a, b) + s.occupancy_change(e, b, c));
     // What `c` adds is not negative, but for what balance gains.
     delta += s.move_cost(p, b) - s.move_cost(p, a) + s.move_cost(e, c) - s.move_cost(e, b);
