@@ -147,7 +147,7 @@ impl Index {
         self.nodes.push(Node {
             free: capacity,
             capacity,
-            reciprocal: capacity.map(|c| if c == 0 { 0 } else { (1u64 << SHARE_BITS) / c }),
+            reciprocal: capacity.map(|c| (1u64 << SHARE_BITS).checked_div(c).unwrap_or(0)),
             vms_left: spec.vms_max,
             gpus_free: if spec.gpu_type.is_some() { spec.gpus } else { 0 },
             zone: spec.zone,

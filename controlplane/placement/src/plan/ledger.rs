@@ -107,7 +107,9 @@ impl<'a> Ledger<'a> {
         let (from, to) = (self.area[a], self.area[b]);
         let lacks = |&on: &u32| on as usize != s && count(on as usize, to) == 0;
         let leaves = |&on: &u32| on as usize != s && count(on as usize, from) > 0;
-        !needs.iter().any(lacks) && !(count(s, from) == 1 && self.needed_by[s].iter().any(leaves))
+        let last_here = count(s, from) == 1;
+        let missed = last_here && self.needed_by[s].iter().any(leaves);
+        !missed && !needs.iter().any(lacks)
     }
 
     fn keeps_spread(&self, s: usize, p: usize, b: usize) -> bool {

@@ -55,7 +55,7 @@ fn run<const D: usize>(task: &Task<'_>) -> Outcome {
 
 fn over(task: &Task<'_>, looks: u64) -> bool {
     match &task.budget {
-        Budget::Time(deadline) => looks % LOOK_EVERY == 0 && deadline.used() >= 1.0,
+        Budget::Time(deadline) => looks.is_multiple_of(LOOK_EVERY) && deadline.used() >= 1.0,
         Budget::Iterations(iterations) => looks >= iterations.total(),
     }
 }

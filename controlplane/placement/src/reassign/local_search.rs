@@ -14,11 +14,11 @@ use super::solver::{
 };
 
 /// Sweeps of the last descent.
-const POLISH_PASSES: usize = 12;
+const POLISH_PASSES: usize = 4;
 /// With more machines only the way home is looked at: a sweep is to take milliseconds.
 const POLISH_MACHINES_MAX: usize = 200;
 /// Share of the time that the walks may use; the rest is for the last descent.
-const WALK_SHARE: f64 = 0.99;
+const WALK_SHARE: f64 = 0.985;
 /// Walkers of every run.
 const WALKERS: usize = 2;
 /// They meet every so many levels.
@@ -113,8 +113,8 @@ fn polish<const D: usize>(mut state: State<'_, D>) -> Vec<u32> {
     for pass in 0..POLISH_PASSES {
         let mut fell = false;
         // A pinned process is at home and stays there.
-        for p in 0..home.len() {
-            let own = home[p] as usize;
+        for (p, &own) in home.iter().enumerate() {
+            let own = own as usize;
             if state.at[p] as usize == own {
                 continue;
             }
@@ -188,7 +188,7 @@ impl<'a> Pace<'a> {
         let wanted = (1.0 - now) / (LEVELS - level) as f64 / self.per_step.max(1e-12);
         let off = wanted / self.steps as f64;
         let last = level + 8 >= LEVELS;
-        if level < 8 || level % 16 == 0 || last || !(0.85..=1.18).contains(&off) {
+        if level < 8 || level.is_multiple_of(16) || last || !(0.85..=1.18).contains(&off) {
             // A level never grows more than tenfold, whatever the clock says.
             let grown = (wanted as u64).min(self.steps.saturating_mul(10)).min(LEVEL_STEPS_MAX);
             self.steps = (grown / STEPS_UNIT).max(1) * STEPS_UNIT;
