@@ -2,7 +2,6 @@
 //! one back to where the guest came from.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use dwcp_hwtest::cpu::CpuTime;
@@ -12,7 +11,6 @@ use dwcp_hwtest::pss::PeakPss;
 use dwcp_hwtest::qemu::{Qemu, QemuConfig};
 use dwcp_hwtest::workdir::WorkDir;
 use dwcp_store::{SourceKind, Store};
-use serde_json::json;
 
 use crate::migrate_mode::Mode;
 use crate::migrate_run::{
@@ -44,13 +42,10 @@ pub(crate) fn by_engine(setting: &Setting<'_>, mode: Mode, prepared: Prepared) -
             let store = WorkDir::under(&setting.stores)?;
             let keep = Some(store.path().to_owned());
             let mut prepared = prepared;
-            let mut moved = transfer(setting, &Route { keep, ..plain }, &mut prepared)?;
+            let moved = transfer(setting, &Route { keep, ..plain }, &mut prepared)?;
             // It arrived paused. While it is watched before the way back, it rewrites at 20 MB/s about a
             // twentieth of its memory.
-            moved.target.execute("cont", json!({}))?;
-            moved.target.ticks().wait_for(1, TICKS_LIMIT)?;
-            let running_since = Instant::now();
-            let returning = Prepared { source: moved.target, running_since };
+            let returning = Prepared::run(setting, moved.target)?;
             let look = Some(store.path().to_owned());
             measured(setting, &Route { from: there, to: here, keep: None, look }, returning)
         }
@@ -69,7 +64,7 @@ fn image_store(setting: &Setting<'_>) -> Result<PathBuf> {
 }
 
 fn measured(setting: &Setting<'_>, route: &Route<'_>, mut prepared: Prepared) -> Result<Run> {
-    watch_undisturbed(setting, &mut prepared)?;
+    watch_undisturbed(&mut prepared)?;
     let mark = mark(setting, &prepared.source)?;
     let Moved { mut target, mut run } = transfer(setting, route, &mut prepared)?;
     run.cpu_target_qemu_s = CpuTime::of(target.pid())?.total_s();

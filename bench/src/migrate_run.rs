@@ -118,6 +118,18 @@ pub(crate) struct Prepared {
     pub(crate) source: Qemu,
     /// When it began to run.
     pub(crate) running_since: Instant,
+    /// Held until the move begins.
+    pub(crate) memory: Option<Backed>,
+}
+
+impl Prepared {
+    /// Lets a paused guest run, once the memory it will arrive in is there: touching it takes seconds.
+    pub(crate) fn run(setting: &Setting<'_>, mut source: Qemu) -> Result<Self> {
+        let memory = Some(Backed::take((setting.guest.memory_mb << 20) * BACKED_GUESTS));
+        source.execute("cont", json!({}))?;
+        source.ticks().wait_for(1, TICKS_LIMIT)?;
+        Ok(Self { source, running_since: Instant::now(), memory })
+    }
 }
 
 fn prepare(setting: &Setting<'_>) -> Result<Prepared> {
@@ -127,10 +139,7 @@ fn prepare(setting: &Setting<'_>) -> Result<Prepared> {
     };
     let mut source = Qemu::start(&config)?;
     migrate::load_state(&mut source, &setting.state, STATE_LIMIT)?;
-    source.execute("cont", json!({}))?;
-    source.ticks().wait_for(1, TICKS_LIMIT)?;
-    let running_since = Instant::now();
-    Ok(Prepared { source, running_since })
+    Prepared::run(setting, source)
 }
 
 /// Counters at the start of the move.
@@ -162,13 +171,12 @@ pub(crate) fn run(setting: &Setting<'_>, mode: Mode, round: u32) -> Result<Run> 
 }
 
 /// Watches the guest on its own; afterwards the memory it will arrive in is free and there.
-pub(crate) fn watch_undisturbed(setting: &Setting<'_>, prepared: &mut Prepared) -> Result<()> {
-    let memory = Backed::take((setting.guest.memory_mb << 20) * BACKED_GUESTS);
+pub(crate) fn watch_undisturbed(prepared: &mut Prepared) -> Result<()> {
     let goal = Instant::now() + UNDISTURBED;
     while Instant::now() < goal {
         prepared.source.ticks().wait_for(1, TICKS_LIMIT)?;
     }
-    drop(memory);
+    prepared.memory = None;
     Ok(())
 }
 
@@ -184,7 +192,7 @@ fn by_qemu(setting: &Setting<'_>, mut prepared: Prepared, method: Method) -> Res
     migrate::configure(&mut target, method)?;
     let uri = format!("tcp:{}:{PORT}", setting.pair.target.address());
     migrate::listen(&mut target, &uri)?;
-    watch_undisturbed(setting, &mut prepared)?;
+    watch_undisturbed(&mut prepared)?;
     let target_cpu = CpuTime::of(target.pid())?;
     let mark = mark(setting, &prepared.source)?;
     migrate::start(&mut prepared.source, &uri)?;
@@ -277,7 +285,7 @@ fn into_sink(setting: &Setting<'_>, mut prepared: Prepared, method: Method) -> R
     let socket = dir.join("sink.sock");
     let sink = NullSink::listen(&socket)?;
     migrate::configure(&mut prepared.source, method)?;
-    watch_undisturbed(setting, &mut prepared)?;
+    watch_undisturbed(&mut prepared)?;
     let mark = mark(setting, &prepared.source)?;
     migrate::start(&mut prepared.source, &format!("unix:{}", socket.display()))?;
     let result = migrate::finish(&mut prepared.source, setting.run_limit)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use dwcp_handover::{
     AbortReason, Decision, DecisionRecord, DecisionState, Fence, Force, JobId, SourceRecord,
-    SourceState, Start, TargetRecord,
+    SourceState, Start, TargetRecord, VmId,
 };
 use serde::Serialize;
 
@@ -164,4 +164,32 @@ pub fn resolve_target(state: &Path, job: &str, force: Option<Force>) -> Result<S
     };
     let arrival = ledger.arrival(id)?;
     Ok(format!("{:?}", settle(&ledger, record, arrival)?))
+}
+
+/// The highest epoch this host knows of a guest; refuses one that an earlier job left in doubt.
+///
+/// # Errors
+/// [`Class::Conflict`] names the job in doubt; a record that cannot be read.
+pub(crate) fn known_epoch(store: &Store, vm: VmId, qmp: &Path) -> Result<u64> {
+    let mut highest = 0;
+    for record in read_all::<SourceRecord>(store, ".source")? {
+        let same = record.ticket.vm == vm
+            || record.notes.get("qmp").is_some_and(|path| Path::new(path) == qmp);
+        if same && !record.state.is_settled() {
+            let text = format!(
+                "job {} of this guest is not over: dwcp-engine send --resume {0}",
+                record.ticket.job
+            );
+            return Err(EngineError::new(Class::Conflict, text));
+        }
+        if record.ticket.vm == vm {
+            highest = highest.max(record.ticket.fence.epoch.0);
+        }
+    }
+    for record in read_all::<DecisionRecord>(store, ".decision")? {
+        if record.ticket.vm == vm {
+            highest = highest.max(record.fence().epoch.0);
+        }
+    }
+    Ok(highest)
 }

@@ -133,7 +133,7 @@ pub fn run(options: Options, interrupts: Interrupts, progress: Progress) -> Resu
     let (facts, blocks) = preflight::check(&mut qmp)?;
     let tuning = Tuning::read(&mut qmp)?;
     let job = options.job;
-    let min_epoch = known_epoch(&store, vm_id(&facts, &job), &options.qmp)?;
+    let min_epoch = crate::records::known_epoch(&store, vm_id(&facts, &job), &options.qmp)?;
     let listen = socket_path(&job)?;
     let mut child = ChildProcess::start()?;
     child.send(&ToChild::Start(Box::new(ChildPlan {
@@ -721,31 +721,6 @@ fn await_acceptance(
             _ => {}
         }
     }
-}
-
-/// The highest epoch this host knows of a guest; refuses one that an earlier job left in doubt.
-fn known_epoch(store: &Store, vm: VmId, qmp: &Path) -> Result<u64> {
-    let mut highest = 0;
-    for record in crate::target::read_all::<SourceRecord>(store, ".source")? {
-        let same = record.ticket.vm == vm
-            || record.notes.get("qmp").is_some_and(|path| Path::new(path) == qmp);
-        if same && !record.state.is_settled() {
-            let text = format!(
-                "job {} of this guest is not over: dwcp-engine send --resume {0}",
-                record.ticket.job
-            );
-            return Err(EngineError::new(Class::Conflict, text));
-        }
-        if record.ticket.vm == vm {
-            highest = highest.max(record.ticket.fence.epoch.0);
-        }
-    }
-    for record in crate::target::read_all::<DecisionRecord>(store, ".decision")? {
-        if record.ticket.vm == vm {
-            highest = highest.max(record.fence().epoch.0);
-        }
-    }
-    Ok(highest)
 }
 
 fn notes(options: &Options, tuning: &Tuning, report: &Report) -> Result<Notes> {
