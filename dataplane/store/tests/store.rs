@@ -329,3 +329,24 @@ fn more_sources_than_files_that_may_be_open() {
     });
     assert!(open.count() <= 64);
 }
+
+#[test]
+fn an_index_that_points_elsewhere_finds_nothing() {
+    let folder = Folder::new();
+    let image = folder.path("image");
+    write(&image, &(1..31).collect::<Vec<_>>());
+    for table_bytes in [0, 1 << 20] {
+        let limits = Limits { table_bytes, ..Limits::default() };
+        let dir = folder.path(&format!("store-{table_bytes}"));
+        let store = Store::open_with(&dir, "default", limits).unwrap();
+        let id = store.add(&image, SourceKind::Image, None, &mut go).unwrap().id;
+        let index = dir.join("default").join(format!("{id}.idx"));
+        let mut bytes = fs::read(&index).unwrap();
+        for entry in bytes[8192..].chunks_mut(12).take(30) {
+            entry[8] = (entry[8] + 1) % 31;
+        }
+        fs::write(&index, bytes).unwrap();
+        let mut reader = store.reader().unwrap();
+        assert!((1..31).all(|number| fetch(&mut reader, number).is_none()));
+    }
+}
