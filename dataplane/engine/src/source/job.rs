@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use dwcp_handover::{
-    DecisionRecord, Ending, EndpointsDigest, Fence, JobId, Notes, Outcome, Record, RunState,
+    Ending, EndpointsDigest, Fence, JobId, Notes, Outcome, Record, RunState,
     Source, SourceEvent, SourcePhase, SourceRecord, SourceStatus, Ticket, VmId,
 };
 use serde_json::{Value, json};
