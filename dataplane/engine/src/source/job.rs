@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
 use dwcp_handover::{
-    Ending, EndpointsDigest, Fence, JobId, Notes, Outcome, Record, RunState,
-    Source, SourceEvent, SourcePhase, SourceRecord, SourceStatus, Ticket, VmId,
+    Ending, EndpointsDigest, Fence, JobId, Notes, Outcome, Record, RunState, Source, SourceEvent,
+    SourcePhase, SourceRecord, SourceStatus, Ticket, VmId,
 };
 use serde_json::{Value, json};
 
