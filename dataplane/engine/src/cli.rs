@@ -181,7 +181,7 @@ pub struct SendArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = LINK_TIMEOUT_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=LINK_TIMEOUT_S_MAX))]
     pub link_timeout: u64,
     /// Longest wait between the stop and the last slice; then the guest runs on here [default: twice the budget]
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=PAUSE_TIMEOUT_MS_MAX))]
+    #[arg(long, value_name = "MS", overrides_with = "pause_timeout_ms", value_parser = clap::value_parser!(u64).range(1..=PAUSE_TIMEOUT_MS_MAX))]
     pub pause_timeout_ms: Option<u64>,
     /// What to do when memory is dirtied faster than it can be sent
     #[arg(long, value_enum, default_value_t = OnStall::Wait)]

@@ -31,7 +31,8 @@ impl ChildProcess {
     /// # Errors
     /// The process cannot be started.
     pub fn start() -> Result<Self> {
-        let program = std::env::current_exe().doing(|| "finding our own program".to_owned())?;
+        // Also when the file was replaced while we run.
+        let program = "/proc/self/exe";
         let mut process = Command::new(program)
             .arg("send-bytes")
             .stdin(Stdio::piped())
