@@ -21,8 +21,8 @@ use crate::score::{RIGHT_SHARE, Recent, pinball};
 const EXPERTS_MAX: usize = Kind::ALL.len();
 /// Steps that the losses on held-out links count for at first.
 const PRIOR_STEPS: f64 = 200.0;
-/// Steps after which a loss counts half: 30 minutes.
-const HALF_LIFE_STEPS: f64 = 360.0;
+/// What a loss counts after one more step: half after 360 steps, 30 minutes.
+const KEEP: f64 = 0.998_076_443_6;
 /// A loss that is this share above the best has its weight divided by e.
 const TEMPERATURE: f64 = 0.04;
 /// The blend may lose this much more than EWMA before EWMA answers.
@@ -57,9 +57,8 @@ impl Loss {
     }
 
     fn add(&mut self, loss: f64) {
-        let keep = 0.5f64.powf(1.0 / HALF_LIFE_STEPS);
-        self.sum = self.sum * keep + loss;
-        self.weight = self.weight * keep + 1.0;
+        self.sum = self.sum * KEEP + loss;
+        self.weight = self.weight * KEEP + 1.0;
     }
 
     fn mean(&self) -> f64 {
