@@ -102,6 +102,29 @@ pub struct TenantArgs {
     pub tenant: String,
 }
 
+/// Flags about arriving guests, of `receive` and `serve`.
+#[derive(Debug, Args)]
+pub struct ArrivalArgs {
+    /// Folder on tmpfs or hugetlbfs for the RAM of launched guests
+    #[arg(long, value_name = "DIR")]
+    pub ram_dir: Option<PathBuf>,
+    /// Content store: pages that it holds are not sent; see `dwcp-engine index`
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+    /// Whose part of it
+    #[command(flatten)]
+    pub tenant: TenantArgs,
+    /// User that a launched QEMU runs as, when we are root
+    #[arg(long, value_name = "NAME")]
+    pub user: Option<String>,
+    /// Longest time without any connection before an arriving job that has not been decided is aborted
+    #[arg(long, value_name = "SECONDS", default_value_t = LINK_TIMEOUT_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=LINK_TIMEOUT_S_MAX))]
+    pub link_timeout: u64,
+    /// How the network loops of arriving jobs wait
+    #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
+    pub poll: Poll,
+}
+
 /// Flags of `receive`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("qemu").required(true))]
@@ -124,24 +147,9 @@ pub struct ReceiveArgs {
     /// Write the listening address to this file once connections are accepted
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
-    /// Folder on tmpfs or hugetlbfs for the RAM of launched guests
-    #[arg(long, value_name = "DIR")]
-    pub ram_dir: Option<PathBuf>,
-    /// Content store: pages that it holds are not sent; see `dwcp-engine index`
-    #[arg(long, value_name = "DIR")]
-    pub store: Option<PathBuf>,
-    /// Whose part of it
+    /// Flags about arriving guests
     #[command(flatten)]
-    pub tenant: TenantArgs,
-    /// User that a launched QEMU runs as, when we are root
-    #[arg(long, value_name = "NAME")]
-    pub user: Option<String>,
-    /// Longest time without any connection before a job that has not been decided is aborted
-    #[arg(long, value_name = "SECONDS", default_value_t = LINK_TIMEOUT_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=LINK_TIMEOUT_S_MAX))]
-    pub link_timeout: u64,
-    /// How the network loop waits
-    #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
-    pub poll: Poll,
+    pub arrival: ArrivalArgs,
     /// Common flags
     #[command(flatten)]
     pub common: CommonArgs,
@@ -239,24 +247,9 @@ pub struct ServeArgs {
     /// Write the streams' address to this file once the door is open
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
-    /// Folder on tmpfs or hugetlbfs for the RAM of launched guests
-    #[arg(long, value_name = "DIR")]
-    pub ram_dir: Option<PathBuf>,
-    /// Content store: pages that it holds are not sent; see `dwcp-engine index`
-    #[arg(long, value_name = "DIR")]
-    pub store: Option<PathBuf>,
-    /// Whose part of it
+    /// Flags about arriving guests
     #[command(flatten)]
-    pub tenant: TenantArgs,
-    /// User that a launched QEMU runs as, when we are root
-    #[arg(long, value_name = "NAME")]
-    pub user: Option<String>,
-    /// Longest time without any connection before an arriving job that has not been decided is aborted
-    #[arg(long, value_name = "SECONDS", default_value_t = LINK_TIMEOUT_S_DEFAULT, value_parser = clap::value_parser!(u64).range(1..=LINK_TIMEOUT_S_MAX))]
-    pub link_timeout: u64,
-    /// How the network loops of arriving jobs wait
-    #[arg(long, value_enum, default_value_t = Poll::Adaptive)]
-    pub poll: Poll,
+    pub arrival: ArrivalArgs,
 }
 
 /// Flags of `jobs`.

@@ -71,7 +71,7 @@ fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
     let listener = TcpListener::bind(address)
         .map_err(|source| EngineError::io(format!("listening on --listen {address}"), source))?;
     let ram_dir = match launch {
-        Some(_) => Some(ram_dir(args.ram_dir.as_deref())?),
+        Some(_) => Some(ram_dir(args.arrival.ram_dir.as_deref())?),
         None => None,
     };
     let run_dir = default_run_dir().join("receive");
@@ -88,10 +88,10 @@ fn receive(args: &ReceiveArgs) -> Result<ExitCode> {
         store: Store::open(&state)?,
         ram_dir,
         run_dir,
-        user: args.user.clone(),
-        link_timeout: Duration::from_secs(args.link_timeout),
-        poll: args.poll,
-        content: content(args.store.as_deref(), &args.tenant.tenant)?,
+        user: args.arrival.user.clone(),
+        link_timeout: Duration::from_secs(args.arrival.link_timeout),
+        poll: args.arrival.poll,
+        content: content(args.arrival.store.as_deref(), &args.arrival.tenant.tenant)?,
     })?;
     let bound = listener
         .local_addr()

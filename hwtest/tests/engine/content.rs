@@ -125,7 +125,8 @@ fn a_job_that_aborts_keeps_no_checkpoint() {
     let mut source = Machine::boot(&config);
     let mut receiver = Receiver::launch(&config, &[]);
     let path = text(store.path());
-    let flags = ["--store", path.as_str(), "--keep-checkpoint", "--rate", "20mbit"];
+    let slow = ["--rate", "20mbit", "--link-timeout", "2"];
+    let flags = [&["--store", path.as_str(), "--keep-checkpoint"][..], &slow].concat();
     let send = Send::start(&source.qemu, receiver.address, state.path(), &flags);
     send.await_phase("migrate");
     receiver.kill();

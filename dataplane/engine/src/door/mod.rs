@@ -149,7 +149,7 @@ fn new_host(config: &Config) -> Result<Arc<Host>> {
     let run_dir = default_run_dir().join("receive");
     std::fs::create_dir_all(&run_dir).doing(|| format!("creating {}", run_dir.display()))?;
     let ram_dir = match config.checks.launch.is_given() {
-        true => Some(ram_dir(config.args.ram_dir.as_deref())?),
+        true => Some(ram_dir(config.args.arrival.ram_dir.as_deref())?),
         false => None,
     };
     Host::new(HostConfig {
@@ -157,14 +157,15 @@ fn new_host(config: &Config) -> Result<Arc<Host>> {
         store: Store::open(&config.checks.state)?,
         ram_dir,
         run_dir,
-        user: config.args.user.clone(),
-        link_timeout: Duration::from_secs(config.args.link_timeout),
-        poll: config.args.poll,
+        user: config.args.arrival.user.clone(),
+        link_timeout: Duration::from_secs(config.args.arrival.link_timeout),
+        poll: config.args.arrival.poll,
         content: config
             .args
+            .arrival
             .store
             .as_deref()
-            .map(|dir| ContentStore::new(dir, &config.args.tenant.tenant))
+            .map(|dir| ContentStore::new(dir, &config.args.arrival.tenant.tenant))
             .transpose()?,
     })
 }
