@@ -80,11 +80,15 @@ fn parts(model: &Model, rates: &[f64], runs: usize) -> Result<Vec<(&'static str,
         ("features alone", timed(runs, |_| drop(black_box(Features::of(black_box(rates)))))),
         (
             Kind::Ridge.name(),
-            timed(runs, |_| drop(black_box(model.ridge.logs(black_box(&features))))),
+            timed(runs, |_| {
+                black_box(model.ridge.logs(black_box(&features)));
+            }),
         ),
         (
             Kind::Trees.name(),
-            timed(runs, |_| drop(black_box(model.trees.logs(black_box(&features))))),
+            timed(runs, |_| {
+                black_box(model.trees.logs(black_box(&features)));
+            }),
         ),
     ];
     if let Some(lstm) = &model.lstm {
