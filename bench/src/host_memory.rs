@@ -1,6 +1,8 @@
 //! Free memory that is really there. A machine that is itself a virtual one may have handed its free
 //! pages back to its own host; the first touch of such a page costs many times a normal one, and by
-//! chance hits one mover and not the next. So every run starts with as much memory freshly freed.
+//! chance hits one mover and not the next. So every run starts with as much memory freshly freed. The
+//! kernel may still prefer other free pages: where most of the memory is free and was handed back, all
+//! movers are slowed by first touches, and only the figures of one run can be compared.
 
 /// Bytes between two touched ones: no page is larger than it must be.
 const PAGE_BYTES: usize = 4096;
