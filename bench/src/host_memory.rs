@@ -16,17 +16,10 @@ pub(crate) struct Backed {
 impl Backed {
     /// Takes and touches `bytes`, or what is free less a quarter when that is not there.
     pub(crate) fn take(bytes: u64) -> Self {
-        let bytes = bytes.min(free_bytes() / 4 * 3);
+        let free = dwcp_hostmem::free_memory_bytes().unwrap_or(0);
+        let bytes = bytes.min(free / 4 * 3);
         let mut memory = vec![0u8; usize::try_from(bytes).unwrap_or(0)];
         memory.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
         Self { _bytes: memory }
     }
-}
-
-/// `MemAvailable` of the kernel; nothing when it does not say.
-fn free_bytes() -> u64 {
-    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return 0 };
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kilobytes = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
-    kilobytes.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) << 10
 }

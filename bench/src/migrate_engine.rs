@@ -10,15 +10,13 @@ use dwcp_hwtest::net::Host;
 use dwcp_hwtest::pss::PeakPss;
 use dwcp_hwtest::qemu::{Qemu, QemuConfig};
 use dwcp_hwtest::workdir::WorkDir;
-use dwcp_store::{SourceKind, Store};
+use dwcp_store::{DEFAULT_TENANT, SourceKind, Store};
 
 use crate::migrate_mode::Mode;
 use crate::migrate_run::{
     PORT, Prepared, Run, Setting, TICKS_LIMIT, mark, observe, read_counters, watch_undisturbed,
 };
 
-/// Tenant of the benchmark's stores.
-const TENANT: &str = "default";
 /// From where to where, and which stores the two ends have.
 struct Route<'a> {
     from: &'a Host,
@@ -58,7 +56,7 @@ fn image_store(setting: &Setting<'_>) -> Result<PathBuf> {
     let image =
         setting.guest.image.as_ref().context("mode dwcp-image needs a guest with a disk")?;
     let dir = setting.stores.join("image");
-    let store = Store::open(&dir, TENANT)?;
+    let store = Store::open(&dir, DEFAULT_TENANT)?;
     store.add(image, SourceKind::Image, None, &mut |_| true)?;
     Ok(dir)
 }
