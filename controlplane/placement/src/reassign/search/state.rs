@@ -116,10 +116,17 @@ impl<'a, const D: usize> State<'a, D> {
     #[inline]
     #[must_use]
     pub fn cost_with(&self, m: usize, p: usize) -> f64 {
-        let (value, limit, add) = (&self.value[m], &self.problem.limit[m], &self.problem.add[p]);
+        let add = &self.problem.add[p];
+        self.cost_changed(m, |i| add[i])
+    }
+
+    /// Cost of machine `m` when each value `i` changes by `change(i)`, or infinity beyond a capacity.
+    #[inline(always)]
+    fn cost_changed(&self, m: usize, change: impl Fn(usize) -> f64) -> f64 {
+        let (value, limit) = (&self.value[m], &self.problem.limit[m]);
         let (mut cost, mut over) = (0.0, 0.0f64);
         for i in 0..D {
-            let v = value[i] + add[i];
+            let v = value[i] + change(i);
             cost += if v > 0.0 { v } else { 0.0 };
             let beyond = v - limit[i];
             over = if beyond > over { beyond } else { over };
@@ -144,16 +151,8 @@ impl<'a, const D: usize> State<'a, D> {
     #[inline]
     #[must_use]
     pub fn cost_exchanged(&self, m: usize, p: usize, q: usize) -> f64 {
-        let (value, limit) = (&self.value[m], &self.problem.limit[m]);
         let (less, more) = (&self.problem.add[p], &self.problem.add[q]);
-        let (mut cost, mut over) = (0.0, 0.0f64);
-        for i in 0..D {
-            let v = value[i] + (more[i] - less[i]);
-            cost += if v > 0.0 { v } else { 0.0 };
-            let beyond = v - limit[i];
-            over = if beyond > over { beyond } else { over };
-        }
-        if over > 0.0 { f64::INFINITY } else { cost }
+        self.cost_changed(m, |i| more[i] - less[i])
     }
 
     /// Is there transient room on `m` for `p`?
