@@ -170,6 +170,12 @@ impl LevelControl {
         self.config.forced.unwrap_or(LADDER[self.current].level)
     }
 
+    /// Whether the level is not chosen here.
+    #[must_use]
+    pub fn is_forced(&self) -> bool {
+        self.config.forced.is_some()
+    }
+
     /// The link's rate as believed, in bytes per second; none before it was the bottleneck.
     #[must_use]
     pub fn link_bytes_per_s(&self) -> Option<u64> {

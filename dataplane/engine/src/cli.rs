@@ -66,9 +66,6 @@ pub enum Tls {
     Off,
 }
 
-/// Whose part of a content store is used when nobody says.
-pub const TENANT_DEFAULT: &str = "default";
-
 /// What to do with a guest that dirties memory faster than the link carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum OnStall {
@@ -98,7 +95,7 @@ pub struct CommonArgs {
 #[derive(Debug, Args)]
 pub struct TenantArgs {
     /// Part of the store: nothing is shared between tenants
-    #[arg(long, value_name = "NAME", default_value = TENANT_DEFAULT)]
+    #[arg(long, value_name = "NAME", default_value = dwcp_store::DEFAULT_TENANT)]
     pub tenant: String,
 }
 

@@ -29,9 +29,9 @@ const PAGES_PER_FIND_MAX_FAST: u64 = 2;
 const RARE: u64 = 16;
 
 /// What waits for an answer.
-pub struct Unanswered {
+struct Unanswered {
     /// The buffer that was planned.
-    pub slot: Arc<Slot>,
+    slot: Arc<Slot>,
     asked: Vec<Asked>,
 }
 

@@ -184,25 +184,27 @@ impl Intake {
         let sections = std::mem::take(&mut self.sink.sections);
         let due = u32::try_from(sections).map_or(Duration::MAX, |n| SECTION_INTERVAL * n);
         let pause = due.saturating_sub(state.sections_at.elapsed());
+        state.held = !pause.is_zero() && !self.shared.stopped.load(Relaxed);
+        if state.held {
+            self.ship(state)?;
+            self.send_skeleton()?;
+            self.pause(Instant::now() + pause);
+        }
         if sections > 0 {
             state.sections_at = Instant::now();
         }
-        state.held = !pause.is_zero() && !self.shared.stopped.load(Relaxed);
-        if !state.held {
-            return Ok(());
-        }
-        self.ship(state)?;
-        self.send_skeleton()?;
-        let end = Instant::now() + pause;
+        Ok(())
+    }
+
+    /// Does nothing until `end`, the stop or the abort.
+    fn pause(&self, end: Instant) {
         while !self.shared.stopped.load(Relaxed) && !self.shared.aborted() {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                break;
+                return;
             }
             std::thread::sleep(left.min(PAUSE_STEP));
         }
-        state.sections_at = Instant::now();
-        Ok(())
     }
 
     /// QEMU is silent: what is gathered must not wait for it, or a handshake would never end.
@@ -264,7 +266,7 @@ impl Intake {
     }
 
     fn plan(&mut self, slot: Slot, state: &mut Progress) -> Result<()> {
-        let mut plan = state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default();
+        let mut plan = self.spare_plan(state);
         let seq = state.next_seq;
         let acked_below = self.settled_below();
         // Not in the pause: an answer costs a round trip.
@@ -296,6 +298,11 @@ impl Intake {
         self.enqueue(state, slot, plan, level)
     }
 
+    /// A plan to fill: one that was used before, where there is one.
+    fn spare_plan(&self, state: &mut Progress) -> Plan {
+        state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default()
+    }
+
     /// What the planner may count on: acked, and answered if it asked.
     fn settled_below(&self) -> u64 {
         self.endpoint.acked_below(Channel::Pages).min(self.asking.settled_below())
@@ -314,7 +321,7 @@ impl Intake {
     /// Sends what the target does not hold of a slice that asked.
     fn follow(&mut self, state: &mut Progress, settled: Settled) -> Result<()> {
         let Settled { asked_in, slot, missing } = settled;
-        let mut plan = state.spare.pop().or_else(|| self.plans.try_recv().ok()).unwrap_or_default();
+        let mut plan = self.spare_plan(state);
         let acked_below = self.settled_below();
         self.planner
             .follow(state.next_seq, acked_below, asked_in, &slot, missing.into_iter(), &mut plan)

@@ -16,18 +16,16 @@ pub struct LevelChoice {
     began: Instant,
     sampled: Option<Instant>,
     spare_milli_cores: u32,
-    forced: bool,
 }
 
 impl LevelChoice {
     /// With a forced level, or free up to `max`; `encoders` workers have about a core each.
     #[must_use]
     pub fn new(forced: Option<Level>, max: i32, encoders: usize) -> Self {
-        let is_forced = forced.is_some();
         let max = Level::Zstd(max);
         let control = LevelControl::new(LevelConfig { forced, max, ..LevelConfig::default() });
         let spare_milli_cores = u32::try_from(encoders * 1000).unwrap_or(u32::MAX);
-        Self { control, began: Instant::now(), sampled: None, spare_milli_cores, forced: is_forced }
+        Self { control, began: Instant::now(), sampled: None, spare_milli_cores }
     }
 
     /// Learns from a frame.
@@ -43,7 +41,7 @@ impl LevelChoice {
     /// Whether the operator has chosen.
     #[must_use]
     pub fn is_forced(&self) -> bool {
-        self.forced
+        self.control.is_forced()
     }
 
     /// The level now; `waiting` batches wait for a worker.

@@ -242,13 +242,12 @@ impl Incoming {
         facts: &JobFacts,
         mut qemu: TargetQemu,
         mut accept: Accept,
-        memory: GuestMemory,
+        mut memory: GuestMemory,
         leave_paused: bool,
     ) -> Result<(Job, Receiver<JobEvent>)> {
         let direct = accept.mode == Mode::Direct;
         let socket = self.host.run_dir.join(format!("{}.in", self.job));
         let stream = qemu.open_stream(&socket, direct)?;
-        let mut memory = memory;
         if let (true, Some(content)) = (direct, &self.host.content)
             && let Some(reader) = content.reader()
         {
