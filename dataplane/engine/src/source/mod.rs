@@ -18,6 +18,7 @@ mod shared;
 mod sink;
 mod skeleton;
 
+pub use asking::UNANSWERED_MAX;
 pub use child::run as run_child;
 pub use convergence::Sample;
 pub use job::{Options, resume, run};

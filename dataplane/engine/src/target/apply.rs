@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, Sender, select};
-use dwcp_encode::{ANSWER_BYTES_MAX, ANSWERS_MAX, Applier, Root};
+use dwcp_encode::{ANSWER_BYTES_MAX, ANSWERS_MAX, Answer, Applier, Root};
 use dwcp_tcp::{Body, Endpoint, Inbound, Outbound};
 use dwcp_wire::{Channel, SliceFlags};
 
@@ -32,16 +32,32 @@ const NEVER: Duration = Duration::from_secs(3600);
 #[derive(Debug, Default)]
 pub struct Answers {
     waiting: Vec<u8>,
+    count: usize,
     next_seq: u64,
 }
 
 impl Answers {
+    /// Lets an answer wait. A source has fewer questions open than a message holds answers.
+    fn add(&mut self, answer: &Answer) -> Result<()> {
+        if self.count == ANSWERS_MAX {
+            let text = "the source asks for pages and takes no answers";
+            return Err(EngineError::new(Class::Failed, text));
+        }
+        self.count += 1;
+        answer.encode(&mut self.waiting);
+        Ok(())
+    }
+
     /// Sends what waits, when there is room.
     fn flush(&mut self, endpoint: &Endpoint) {
-        let in_flight = self.next_seq.saturating_sub(endpoint.acked_below(Channel::Pages));
-        if self.waiting.is_empty() || in_flight >= ANSWERS_IN_FLIGHT_MAX {
+        if self.count == 0 {
             return;
         }
+        let in_flight = self.next_seq.saturating_sub(endpoint.acked_below(Channel::Pages));
+        if in_flight >= ANSWERS_IN_FLIGHT_MAX {
+            return;
+        }
+        self.count = 0;
         let body = Body::Small(std::mem::take(&mut self.waiting));
         // A session that has ended shows as closed channels.
         let _ = endpoint.submit(Outbound {
@@ -57,6 +73,7 @@ impl Answers {
 }
 
 const _: () = assert!(ANSWERS_MAX * ANSWER_BYTES_MAX < dwcp_wire::PAYLOAD_MAX as usize);
+const _: () = assert!(ANSWERS_MAX >= crate::source::UNANSWERED_MAX);
 
 /// Counters that others read.
 #[derive(Debug, Default)]
@@ -99,7 +116,7 @@ impl ApplyThread {
         let (mut applied, mut wanted) = (0u64, None);
         let (slices, root_after) = (self.slices.clone(), self.root_after.clone());
         loop {
-            let wait = if self.answers.waiting.is_empty() { NEVER } else { ANSWERS_INTERVAL };
+            let wait = if self.answers.count == 0 { NEVER } else { ANSWERS_INTERVAL };
             select! {
                 recv(slices) -> slice => match slice {
                     Ok(slice) => {
@@ -134,7 +151,7 @@ impl ApplyThread {
             .map_err(|e| EngineError::new(Class::Failed, format!("page slice {}: {e}", seq)))?;
         let answer = self.applier.answer();
         if !answer.held().is_empty() {
-            answer.encode(&mut self.answers.waiting);
+            self.answers.add(answer)?;
         }
         let pages = stats.zero + stats.duplicate + stats.delta + stats.literal + stats.known;
         self.counters.pages.fetch_add(pages, Relaxed);
