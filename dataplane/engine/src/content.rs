@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dwcp_store::{Reader, Store};
+use dwcp_store::{Reader, Store, StoreError};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Class, EngineError, Result};
@@ -31,7 +31,7 @@ impl ContentStore {
     /// The folder cannot be used.
     pub fn open(&self) -> Result<Store> {
         Store::open(&self.dir, &self.tenant).map_err(|e| {
-            EngineError::new(Class::Resource, format!("--store {}: {e}", self.dir.display()))
+            EngineError::new(class_of(&e), format!("--store {}: {e}", self.dir.display()))
         })
     }
 
@@ -40,5 +40,27 @@ impl ContentStore {
     pub fn reader(&self) -> Option<Reader> {
         let reader = self.open().ok()?.reader().ok()?;
         (!reader.is_empty()).then_some(reader)
+    }
+}
+
+/// The class of a store's failure.
+#[must_use]
+pub fn class_of(error: &StoreError) -> Class {
+    match error {
+        StoreError::Tenant(_) | StoreError::Vm(_) | StoreError::NotAFile(_) => Class::Usage,
+        StoreError::Missing(_) | StoreError::NotFound(_) => Class::NotFound,
+        StoreError::Unsupported { .. } => Class::Conflict,
+        StoreError::Limit { .. } => Class::Limit,
+        StoreError::DiskFull { .. } | StoreError::QemuImgMissing(_) | StoreError::Io { .. } => {
+            Class::Resource
+        }
+        StoreError::QemuImg { .. } | StoreError::NoSuchPage { .. } => Class::Failed,
+        StoreError::Stopped => Class::Interrupted,
+    }
+}
+
+impl From<StoreError> for EngineError {
+    fn from(error: StoreError) -> Self {
+        Self::new(class_of(&error), error.to_string())
     }
 }

@@ -8,11 +8,12 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
-use dwcp_store::{Added, BuildProgress, Limits, SourceInfo, SourceKind, Store, StoreError};
+use dwcp_store::{Added, BuildProgress, Limits, SourceInfo, SourceKind, Store};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use crate::error::{Class, EngineError, Result};
+use crate::cli::TenantArgs;
+use crate::error::Result;
 use crate::signals::Interrupts;
 use crate::units::Bytes;
 
@@ -48,9 +49,9 @@ pub struct StoreArgs {
     /// Folder of the store
     #[arg(long, value_name = "DIR")]
     pub store: PathBuf,
-    /// Whose part of it; nothing is shared between tenants
-    #[arg(long, value_name = "NAME", default_value = dwcp_store::DEFAULT_TENANT)]
-    pub tenant: String,
+    /// Whose part of it
+    #[command(flatten)]
+    pub tenant: TenantArgs,
     /// Print JSON: one object per source, or one in all for stats
     #[arg(long)]
     pub json: bool,
@@ -105,32 +106,10 @@ pub struct DropArgs {
     pub store: StoreArgs,
 }
 
-/// The class of a store's failure.
-#[must_use]
-pub fn class_of(error: &StoreError) -> Class {
-    match error {
-        StoreError::Tenant(_) | StoreError::Vm(_) | StoreError::NotAFile(_) => Class::Usage,
-        StoreError::Missing(_) | StoreError::NotFound(_) => Class::NotFound,
-        StoreError::Unsupported { .. } => Class::Conflict,
-        StoreError::Limit { .. } => Class::Limit,
-        StoreError::DiskFull { .. } | StoreError::QemuImgMissing(_) | StoreError::Io { .. } => {
-            Class::Resource
-        }
-        StoreError::QemuImg { .. } | StoreError::NoSuchPage { .. } => Class::Failed,
-        StoreError::Stopped => Class::Interrupted,
-    }
-}
-
-impl From<StoreError> for EngineError {
-    fn from(error: StoreError) -> Self {
-        Self::new(class_of(&error), error.to_string())
-    }
-}
-
 /// Runs one `index` command.
 ///
 /// # Errors
-/// The store's, by [`class_of`]; what was added or dropped before stays so.
+/// The store's, by [`class_of`](crate::content::class_of); what was added or dropped before stays so.
 pub fn run(args: &IndexArgs) -> Result<ExitCode> {
     match &args.command {
         IndexCommand::Add(args) => add(args)?,
@@ -142,7 +121,7 @@ pub fn run(args: &IndexArgs) -> Result<ExitCode> {
 }
 
 fn open(args: &StoreArgs, limits: Limits) -> Result<Store> {
-    Ok(Store::open_with(&args.store, &args.tenant, limits)?)
+    Ok(Store::open_with(&args.store, &args.tenant.tenant, limits)?)
 }
 
 fn add(args: &AddArgs) -> Result<()> {
